@@ -621,11 +621,7 @@ pub mod to_broker {
     }
 
     pub fn group_deliver(out: &mut Vec<u8>, app: AppId, entry: &Entry<'_>) {
-        put_header(
-            out,
-            kind::GROUP_DELIVER,
-            13 + varint_bytes(entry.seq.0) + entry.payload.len(),
-        );
+        put_header(out, kind::GROUP_DELIVER, 13 + varint_bytes(entry.seq.0) + entry.payload.len());
         out.put_u32(app.0);
         out.put_varint(entry.seq.0);
         out.put_u8(entry.flags.0);
@@ -888,11 +884,7 @@ impl Record for GroupAcked {
     const BYTES: usize = 16;
 
     fn get(reader: &mut Reader<'_>) -> Result<GroupAcked, DecodeError> {
-        Ok(GroupAcked {
-            app: AppId(reader.u32()?),
-            seq: Seq::get(reader)?,
-            count: reader.u32()?,
-        })
+        Ok(GroupAcked { app: AppId(reader.u32()?), seq: Seq::get(reader)?, count: reader.u32()? })
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -902,9 +894,7 @@ impl Record for GroupAcked {
     }
 }
 
-fn answer<'a>(
-    body: &mut Reader<'a>,
-) -> Result<(SessionRef, Seq, bool, Entries<'a>), DecodeError> {
+fn answer<'a>(body: &mut Reader<'a>) -> Result<(SessionRef, Seq, bool, Entries<'a>), DecodeError> {
     Ok((session(body)?, Seq::get(body)?, more(body)?, Entries::decode(body)?))
 }
 
