@@ -1,3 +1,13 @@
-//! placeholder
+//! The data plane: holds device connections and gets messages to them.
+//!
+//! In reading order:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`core`] | what is decided: sessions, delivery, fan-out; pure, no sockets, no clock |
+//! | [`io`] | the edge to the kernel: `trait Io`, the rings, and their simulated twin |
+//!
+//! Shards do not know each other: each has a thread, its own listeners, rings, sessions and links.
 
 pub mod core;
+pub mod io;
