@@ -5,9 +5,11 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`core`] | what is decided: sessions, delivery, fan-out; pure, no sockets, no clock |
+//! | [`metrics`] | the table of counters |
 //! | [`io`] | the edge to the kernel: `trait Io`, the rings, and their simulated twin |
 //!
 //! Shards do not know each other: each has a thread, its own listeners, rings, sessions and links.
 
 pub mod core;
 pub mod io;
+pub mod metrics;
