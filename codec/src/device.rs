@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Sizes, header included: heartbeat 2, a push at most 12 over its payload, an acknowledgement at
-//! most 10, a connect at most 42 over its ticket. `TopicPush` adds four bytes of topic tag; it
-//! stays within 12 below sequence number 2^28, and below 2^35 for payloads under 16 KiB.
+//! most 10, a connect at most 38 over its ticket. `TopicPush` adds four bytes of topic tag; it
+//! stays within 12 below sequence number 2^28, and below 2^35 for payloads up to 16,374 bytes.
 //!
 //! Versions: `Connect` carries major and minor. A broker refuses another major with
 //! [`CloseReason::Version`]. A minor adds frame types, which the older side skips, and nothing
@@ -275,12 +275,14 @@ impl<'a> Downlink<'a> {
         let value = match frame.kind {
             kind::PONG => Downlink::Pong,
             kind::WELCOME => Downlink::Welcome(Welcome::decode(&mut body)?),
-            kind::PUSH => Downlink::Push { seq: seq(&mut body)?, payload: payload(&mut body)? },
+            kind::PUSH => {
+                Downlink::Push { seq: entry_seq(&mut body)?, payload: payload(&mut body)? }
+            }
             kind::BROADCAST => {
-                Downlink::Broadcast { seq: seq(&mut body)?, payload: payload(&mut body)? }
+                Downlink::Broadcast { seq: entry_seq(&mut body)?, payload: payload(&mut body)? }
             }
             kind::TOPIC_PUSH => Downlink::TopicPush {
-                seq: seq(&mut body)?,
+                seq: entry_seq(&mut body)?,
                 tag: body.u32()?,
                 payload: payload(&mut body)?,
             },
@@ -433,8 +435,7 @@ impl<'a> Close<'a> {
             return Err(DecodeError::BadValue);
         }
         // The one decode that allocates: a close comes once per connection.
-        let addresses =
-            (0..count).map(|_| body.text(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
+        let addresses = (0..count).map(|_| address(body)).collect::<Result<_, _>>()?;
         Ok(Close { reason, retry_after_ms, addresses })
     }
 
@@ -445,6 +446,7 @@ impl<'a> Close<'a> {
             out.put_u32(self.retry_after_ms);
             out.put_u8(self.addresses.len() as u8);
             for address in &self.addresses {
+                assert!((1..=ADDRESS_BYTES_MAX).contains(&address.len()));
                 out.put_prefixed(address.as_bytes());
             }
         });
@@ -455,11 +457,22 @@ fn seq(body: &mut Reader<'_>) -> Result<Seq, DecodeError> {
     Seq::new(body.varint()?)
 }
 
+fn entry_seq(body: &mut Reader<'_>) -> Result<Seq, DecodeError> {
+    Seq::of_entry(body.varint()?)
+}
+
 fn topic(body: &mut Reader<'_>) -> Result<TopicId, DecodeError> {
     match body.u64()? {
         // The whole app is not a topic that one could leave or join.
         0 => Err(DecodeError::BadValue),
         value => Ok(TopicId(value)),
+    }
+}
+
+fn address<'a>(body: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
+    match body.text(ADDRESS_BYTES_MAX)? {
+        "" => Err(DecodeError::BadText),
+        address => Ok(address),
     }
 }
 

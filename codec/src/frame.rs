@@ -6,13 +6,15 @@
 //! ```
 //!
 //! The length stands in every frame, so a receiver skips types it does not know, and refuses an
-//! oversized frame after at most four bytes, before it has buffered anything.
+//! oversized frame after at most four bytes, before it has buffered anything. What is refused, and
+//! why, does not depend on how the bytes were split on their way.
 //!
 //! [`Framer`] resumes at any byte. Frames that arrive whole are borrowed from the input; only an
 //! unfinished tail is copied, and an empty framer owns no memory.
 
-use crate::cursor::{Reader, Write, varint_bytes};
+use crate::cursor::{Reader, VARINT_BYTES_MAX, Write, varint_bytes};
 use crate::error::DecodeError;
+use crate::limits::LINK_BODY_BYTES_MAX;
 
 /// One frame, not yet interpreted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,27 +23,51 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
 }
 
+/// Three bytes hold 21 bits, and the largest limit is 2^20.
+const LENGTH_BYTES_MAX: usize = 3;
+
+const _: () = assert!(LINK_BODY_BYTES_MAX < 1 << (7 * LENGTH_BYTES_MAX));
+
 /// The first frame of `bytes` and what follows it, or `None` if it has not arrived whole.
 #[inline]
 pub fn split(
     bytes: &[u8],
     body_bytes_max: usize,
 ) -> Result<Option<(Frame<'_>, &[u8])>, DecodeError> {
-    let mut reader = Reader::new(bytes);
-    let Ok(kind) = reader.u8() else { return Ok(None) };
-    let length = match reader.varint() {
-        Ok(length) => length,
-        // Four length bytes with the top bit set already exceed every limit.
-        Err(DecodeError::Truncated) if bytes.len() < 5 => return Ok(None),
-        Err(DecodeError::Truncated) => return Err(DecodeError::FrameTooLarge),
-        Err(error) => return Err(error),
-    };
-    if length > body_bytes_max as u64 {
-        return Err(DecodeError::FrameTooLarge);
-    }
-    match reader.bytes(length as usize) {
-        Ok(body) => Ok(Some((Frame { kind, body }, reader.rest()))),
+    let Some(header) = Header::read(bytes, body_bytes_max)? else { return Ok(None) };
+    let mut reader = Reader::new(header.rest);
+    match reader.bytes(header.body_bytes) {
+        Ok(body) => Ok(Some((Frame { kind: header.kind, body }, reader.rest()))),
         Err(_) => Ok(None),
+    }
+}
+
+/// The type and the length of a frame whose body may not have arrived.
+struct Header<'a> {
+    kind: u8,
+    body_bytes: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    #[inline]
+    fn read(bytes: &'a [u8], body_bytes_max: usize) -> Result<Option<Header<'a>>, DecodeError> {
+        let Some((&kind, after_kind)) = bytes.split_first() else { return Ok(None) };
+        let length_end = after_kind.len().min(LENGTH_BYTES_MAX);
+        let mut reader = Reader::new(after_kind);
+        match Reader::new(&after_kind[..length_end]).varint() {
+            Ok(length) if length > body_bytes_max as u64 => Err(DecodeError::FrameTooLarge),
+            Ok(length) => {
+                reader.bytes(varint_bytes(length))?;
+                Ok(Some(Header { kind, body_bytes: length as usize, rest: reader.rest() }))
+            }
+            // A fourth byte of length would already exceed every limit.
+            Err(DecodeError::Truncated) if length_end == LENGTH_BYTES_MAX => {
+                Err(DecodeError::FrameTooLarge)
+            }
+            Err(DecodeError::Truncated) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -63,9 +89,12 @@ pub fn put_frame(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out.put_u8(kind);
     let start = out.len();
     body(out);
-    let mut length = Vec::with_capacity(4);
-    length.put_varint((out.len() - start) as u64);
-    out.splice(start..start, length);
+    let body_bytes = out.len() - start;
+    // The length goes behind the body and is rotated to its front: no memory beyond the buffer.
+    out.put_varint(body_bytes as u64);
+    let length_bytes = out.len() - start - body_bytes;
+    assert!(length_bytes <= VARINT_BYTES_MAX);
+    out[start..].rotate_right(length_bytes);
 }
 
 /// A byte stream cut into frames, resumable at every byte.
@@ -126,12 +155,7 @@ impl Framer {
 /// How many bytes an unfinished frame still needs; at least one. While the length itself is
 /// unfinished, the answer is one byte.
 fn missing_bytes(partial: &[u8], body_bytes_max: usize) -> Result<usize, DecodeError> {
-    let mut reader = Reader::new(partial);
-    let (Ok(_), Ok(length)) = (reader.u8(), reader.varint()) else { return Ok(1) };
-    if length > body_bytes_max as u64 {
-        return Err(DecodeError::FrameTooLarge);
-    }
-    let have = reader.rest().len();
-    assert!(have < length as usize, "a whole frame is never held");
-    Ok(length as usize - have)
+    let Some(header) = Header::read(partial, body_bytes_max)? else { return Ok(1) };
+    assert!(header.rest.len() < header.body_bytes, "a whole frame is never held");
+    Ok(header.body_bytes - header.rest.len())
 }

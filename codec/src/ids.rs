@@ -88,6 +88,11 @@ impl Seq {
         if value <= SEQ_MAX { Ok(Seq(value)) } else { Err(DecodeError::BadValue) }
     }
 
+    /// The number of an entry, which is never zero.
+    pub fn of_entry(value: u64) -> Result<Seq, DecodeError> {
+        if value == 0 { Err(DecodeError::BadValue) } else { Seq::new(value) }
+    }
+
     /// The place after this one. Streams refuse to grow past [`Seq::MAX`].
     pub fn next(self) -> Seq {
         assert!(self < Seq::MAX, "a stream ends at Seq::MAX");
@@ -112,9 +117,10 @@ impl Epoch {
     }
 
     /// The next stamp of a clock that last gave `self`, at the time `unix_ms`, having heard `seen`.
-    /// Kulkarni et al., "Logical Physical Clocks" (2014).
+    /// Kulkarni et al., "Logical Physical Clocks" (2014). The caller bounds what a peer may have
+    /// made it hear: a clock at its end stays there.
     pub fn tick(self, unix_ms: u64, seen: Epoch) -> Epoch {
-        Epoch(self.0.max(seen.0) + 1).max(Epoch::from_ms(unix_ms))
+        Epoch(self.0.max(seen.0).saturating_add(1)).max(Epoch::from_ms(unix_ms))
     }
 }
 

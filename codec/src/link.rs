@@ -24,8 +24,8 @@ use crate::error::{CloseReason, DecodeError};
 use crate::frame::{Frame, put_frame, put_header};
 use crate::ids::{AppId, DeviceId, Epoch, HashKey, Seq, SessionRef, TopicId, is_app_name};
 use crate::limits::{
-    APP_KEYS_MAX, APP_NAME_BYTES_MAX, APPS_MAX, PAYLOAD_BYTES_MAX, PULL_ENTRIES_MAX,
-    TOPICS_PER_SESSION_MAX,
+    APP_KEYS_MAX, APP_NAME_BYTES_MAX, APPS_MAX, LINK_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX,
+    PULL_ENTRIES_MAX, TOPICS_PER_SESSION_MAX,
 };
 use crate::ticket::Algorithm;
 
@@ -240,6 +240,14 @@ impl EntryFlags {
 
     pub fn with(self, other: EntryFlags) -> EntryFlags {
         EntryFlags(self.0 | other.0)
+    }
+
+    /// An entry that travels without its payload has none here.
+    fn allow(self, payload: &[u8]) -> Result<(), DecodeError> {
+        if self.contains(EntryFlags::NO_BODY) && !payload.is_empty() {
+            return Err(DecodeError::BadValue);
+        }
+        Ok(())
     }
 
     fn get(reader: &mut Reader<'_>) -> Result<EntryFlags, DecodeError> {
@@ -500,7 +508,9 @@ pub mod to_control {
     }
 
     fn put_list<R: Record>(out: &mut Vec<u8>, kind: u8, records: &[R]) {
-        put_header(out, kind, records.len() * R::BYTES);
+        let body_bytes = records.len() * R::BYTES;
+        assert!(body_bytes <= LINK_BODY_BYTES_MAX, "the other end refuses a larger frame");
+        put_header(out, kind, body_bytes);
         for record in records {
             record.put(out);
         }
@@ -524,8 +534,8 @@ impl<'a> ToBroker<'a> {
             kind::KEYS => ToBroker::Keys(Keys::decode(&mut body)?),
             kind::DELIVER => {
                 let session = session(&mut body)?;
-                let (seq, flags) = (Seq::new(body.varint()?)?, EntryFlags::get(&mut body)?);
-                let payload = payload(&mut body)?;
+                let (seq, flags) = (Seq::of_entry(body.varint()?)?, EntryFlags::get(&mut body)?);
+                let payload = payload(&mut body, flags)?;
                 ToBroker::Deliver {
                     session,
                     entry: Entry { seq, topic: TopicId::ALL, flags, payload },
@@ -537,9 +547,9 @@ impl<'a> ToBroker<'a> {
             }
             kind::GROUP_DELIVER => {
                 let app = AppId(body.u32()?);
-                let (seq, flags) = (Seq::new(body.varint()?)?, EntryFlags::get(&mut body)?);
+                let (seq, flags) = (Seq::of_entry(body.varint()?)?, EntryFlags::get(&mut body)?);
                 let topic = TopicId(body.u64()?);
-                let payload = payload(&mut body)?;
+                let payload = payload(&mut body, flags)?;
                 ToBroker::GroupDeliver { app, entry: Entry { seq, topic, flags, payload } }
             }
             kind::GROUP_CURSOR => {
@@ -552,7 +562,7 @@ impl<'a> ToBroker<'a> {
             kind::GROUP_FETCHED => {
                 let app = AppId(body.u32()?);
                 let (upto, more) = (Seq::get(&mut body)?, more(&mut body)?);
-                let entries = Entries::decode(&mut body)?;
+                let entries = Entries::decode(&mut body, upto)?;
                 ToBroker::GroupFetched { app, upto, more, entries }
             }
             kind::KICK => {
@@ -704,7 +714,8 @@ pub mod to_broker {
 impl<'a> Entries<'a> {
     pub const EMPTY: Entries<'static> = Entries { bytes: &[] };
 
-    fn decode(body: &mut Reader<'a>) -> Result<Entries<'a>, DecodeError> {
+    /// Ascending, and none beyond `upto`, which the answer claims to reach.
+    fn decode(body: &mut Reader<'a>, upto: Seq) -> Result<Entries<'a>, DecodeError> {
         let bytes = body.bytes(body.rest().len())?;
         let mut reader = Reader::new(bytes);
         let mut last = Seq::ZERO;
@@ -712,7 +723,7 @@ impl<'a> Entries<'a> {
         while !reader.is_empty() {
             let entry = Entry::get(&mut reader)?;
             count += 1;
-            if entry.seq <= last || count > PULL_ENTRIES_MAX {
+            if entry.seq <= last || entry.seq > upto || count > PULL_ENTRIES_MAX {
                 return Err(DecodeError::BadValue);
             }
             last = entry.seq;
@@ -731,12 +742,18 @@ impl<'a> Entries<'a> {
 
 impl<'a> Entry<'a> {
     fn get(reader: &mut Reader<'a>) -> Result<Entry<'a>, DecodeError> {
-        let seq = Seq::new(reader.varint()?)?;
+        let seq = Seq::of_entry(reader.varint()?)?;
         let flags = EntryFlags::get(reader)?;
         let topic = TopicId(reader.u64()?);
         let payload = reader.prefixed(PAYLOAD_BYTES_MAX)?;
+        flags.allow(payload)?;
         Ok(Entry { seq, topic, flags, payload })
     }
+}
+
+impl AppKeys<'_> {
+    /// Number, a name of one letter, and no key.
+    const BYTES_MIN: usize = 4 + 2 + 1;
 }
 
 impl<'a> Keys<'a> {
@@ -748,7 +765,10 @@ impl<'a> Keys<'a> {
         if count > APPS_MAX {
             return Err(DecodeError::BadValue);
         }
-        // Allocates: key sets are rare and bounded.
+        if count * AppKeys::BYTES_MIN > body.rest().len() {
+            return Err(DecodeError::Truncated);
+        }
+        // Allocates: key sets are rare, and the bytes for what is reserved here have arrived.
         let mut apps = Vec::with_capacity(count);
         for _ in 0..count {
             let app = AppId(body.u32()?);
@@ -895,7 +915,8 @@ impl Record for GroupAcked {
 }
 
 fn answer<'a>(body: &mut Reader<'a>) -> Result<(SessionRef, Seq, bool, Entries<'a>), DecodeError> {
-    Ok((session(body)?, Seq::get(body)?, more(body)?, Entries::decode(body)?))
+    let (session, upto, more) = (session(body)?, Seq::get(body)?, more(body)?);
+    Ok((session, upto, more, Entries::decode(body, upto)?))
 }
 
 fn more(body: &mut Reader<'_>) -> Result<bool, DecodeError> {
@@ -915,10 +936,11 @@ fn put_session(out: &mut Vec<u8>, session: SessionRef) {
     out.put_u32(session.generation);
 }
 
-fn payload<'a>(body: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+fn payload<'a>(body: &mut Reader<'a>, flags: EntryFlags) -> Result<&'a [u8], DecodeError> {
     let payload = body.rest();
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(DecodeError::FrameTooLarge);
     }
+    flags.allow(payload)?;
     body.bytes(payload.len())
 }

@@ -191,9 +191,13 @@ impl Session {
         }
     }
 
-    /// The connection is open: introduce ourselves.
+    /// The connection is open: introduce ourselves. Writes nothing if the session has stopped.
     pub fn on_connected(&mut self, profile: &Profile<'_>, now_ms: u64, out: &mut Vec<u8>) {
         assert!(profile.topics.len() <= TOPICS_PER_SESSION_MAX);
+        if matches!(self.phase, Phase::Stopped(_)) {
+            // It left while the caller dialled; the caller hangs up.
+            return;
+        }
         let connect = Connect {
             major: MAJOR,
             minor: MINOR,
@@ -216,7 +220,7 @@ impl Session {
     }
 
     /// Bytes arrived. Replies are appended to `out`; `on_event` hears what the application should.
-    /// After an error the caller hangs up.
+    /// After an error the caller hangs up. Each connection begins with an empty framer.
     pub fn on_bytes(
         &mut self,
         framer: &mut Framer,
@@ -236,7 +240,7 @@ impl Session {
         if let Some(seq) = inbox_ack {
             Uplink::Ack { seq }.encode(out);
         }
-        if result.is_err() {
+        if result.is_err() && self.stopped().is_none() {
             self.phase = Phase::Closing;
         }
         result.map(|()| self.command())
@@ -250,6 +254,13 @@ impl Session {
         out: &mut Vec<u8>,
         on_event: &mut impl FnMut(Event<'_>),
     ) {
+        if !self.allows(&frame) {
+            // After a close nothing counts; otherwise the broker broke the protocol.
+            if !matches!(self.phase, Phase::Stopped(_)) {
+                self.phase = Phase::Closing;
+            }
+            return;
+        }
         if self.phase == Phase::Pinged {
             // Whatever arrives proves the path; the pong need not come first.
             self.phase = Phase::Online;
@@ -274,7 +285,12 @@ impl Session {
             Downlink::TopicPush { seq, tag, payload } => {
                 self.on_group(seq, Source::Topic { tag }, payload, out, on_event);
             }
-            Downlink::Notice { stream, .. } => {
+            Downlink::Notice { stream, latest } => {
+                if stream == Stream::Group && self.positions.group.is_none() {
+                    // The present, for a session that has no past, is right before this entry.
+                    self.positions.group = Some(Seq(latest.0.saturating_sub(1)));
+                    self.become_ready(on_event);
+                }
                 if !*self.pulling(stream) {
                     self.pull(stream, out);
                 }
@@ -287,9 +303,17 @@ impl Session {
                     Stream::Inbox => self.positions.inbox = seq,
                     Stream::Group => self.positions.group = Some(seq),
                 }
+                // It answers a pull; otherwise later notices would go unheard.
+                *self.pulling(stream) = false;
+                *inbox_ack = None;
                 on_event(Event::Reset { stream, seq });
+                self.become_ready(on_event);
             }
-            Downlink::Interval { heartbeat_s } => self.heartbeat_s = heartbeat_s,
+            Downlink::Interval { heartbeat_s } => {
+                // A shorter interval must not wait for the end of a longer one.
+                self.heartbeat_s = heartbeat_s;
+                self.deadline_ms = now_ms + self.heartbeat_ms();
+            }
             Downlink::Close(close) => {
                 self.retry_after_ms = close.retry_after_ms;
                 self.phase = if close.reason.may_retry() {
@@ -299,6 +323,15 @@ impl Session {
                 };
                 on_event(Event::Closing(close));
             }
+        }
+    }
+
+    /// A connection is welcomed once, and only a welcome or a close comes first.
+    fn allows(&self, frame: &Downlink<'_>) -> bool {
+        match self.phase {
+            Phase::Greeting => matches!(frame, Downlink::Welcome(_) | Downlink::Close(_)),
+            Phase::Online | Phase::Pinged => !matches!(frame, Downlink::Welcome(_)),
+            Phase::Waiting | Phase::Dialling | Phase::Closing | Phase::Stopped(_) => false,
         }
     }
 
@@ -389,8 +422,9 @@ impl Session {
     }
 
     /// The connection is gone, or could not be made: back off, unless the session has stopped.
+    /// Nothing happens when it is told twice.
     pub fn on_disconnected(&mut self, backoff: Backoff, now_ms: u64) {
-        if matches!(self.phase, Phase::Stopped(_)) {
+        if matches!(self.phase, Phase::Stopped(_) | Phase::Waiting) {
             return;
         }
         self.phase = Phase::Waiting;
@@ -422,8 +456,11 @@ impl Session {
     pub fn ping(&mut self, now_ms: u64, out: &mut Vec<u8>) {
         assert!(self.is_online(), "only an online session has a heartbeat");
         Uplink::Ping.encode(out);
-        self.phase = Phase::Pinged;
-        self.deadline_ms = now_ms + ANSWER_TIMEOUT_MS;
+        if self.phase == Phase::Online {
+            // A further ping does not give the first one's answer more time.
+            self.phase = Phase::Pinged;
+            self.deadline_ms = now_ms + ANSWER_TIMEOUT_MS;
+        }
     }
 
     /// Joins a topic while online. The caller adds it to its profile for the next connect.
@@ -441,7 +478,9 @@ impl Session {
         if self.is_online() {
             Uplink::Bye.encode(out);
         }
-        self.phase = Phase::Stopped(CloseReason::Bye);
+        if self.stopped().is_none() {
+            self.phase = Phase::Stopped(CloseReason::Bye);
+        }
     }
 
     fn command(&self) -> Command {
