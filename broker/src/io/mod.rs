@@ -19,6 +19,7 @@
 //! Limits: at most one operation of each kind per target at a time, at most one send per target
 //! per call. Idle connections own no buffer. All `unsafe` of the crate lives in this folder.
 
+pub mod host;
 pub mod probe;
 pub mod recv_ring;
 pub mod sim;

@@ -1,0 +1,4 @@
+//! Fuzzes [`hawser_fuzz::bytes::link`], which says what must hold.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| hawser_fuzz::bytes::link(input));
