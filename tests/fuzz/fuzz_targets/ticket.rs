@@ -1,4 +1,11 @@
-//! Fuzzes [`hawser_fuzz::bytes::ticket`], which says what must hold.
-#![no_main]
+//! Fuzzes [`codec_properties::bytes::ticket`], which says what must hold. Built without a fuzzer it checks
+//! the files given as arguments.
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| hawser_fuzz::bytes::ticket(input));
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|input: &[u8]| codec_properties::bytes::ticket(input));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    codec_properties::check_arguments(codec_properties::bytes::ticket);
+}

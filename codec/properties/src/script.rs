@@ -16,7 +16,8 @@ use hawser_codec::session::{Backoff, Command, Event, Positions, Profile, Session
 pub fn session(mut input: &[u8]) {
     let topics = [TopicId::new("news")];
     let backoff = Backoff { first_ms: 3_000, max_ms: 300_000 };
-    let profile = Profile { ticket: b"ticket", topics: &topics, heartbeat_s: 0, network: 1, backoff };
+    let profile =
+        Profile { ticket: b"ticket", topics: &topics, heartbeat_s: 0, network: 1, backoff };
     let mut stage = Stage {
         session: Session::new(Positions::default(), 7, 0),
         framer: Framer::default(),
@@ -80,34 +81,31 @@ impl Stage {
         let before = self.session.positions();
         let (inbox, group) = (&mut self.inbox, &mut self.group);
         let mut reset = false;
-        let result = self.session.on_bytes(
-            &mut self.framer,
-            bytes,
-            self.now_ms,
-            &mut self.out,
-            |event| match event {
-                Event::Message { stream: Stream::Inbox, seq, .. } => {
-                    assert!(seq > *inbox, "in order, once");
-                    *inbox = seq;
-                }
-                Event::Message { stream: Stream::Group, seq, .. } => {
-                    assert!(group.is_none_or(|last| seq > last), "in order, once");
-                    *group = Some(seq);
-                }
-                Event::Reset { stream, seq } => {
-                    reset = true;
-                    match stream {
-                        Stream::Inbox => *inbox = seq,
-                        Stream::Group => *group = Some(seq),
+        let result =
+            self.session.on_bytes(&mut self.framer, bytes, self.now_ms, &mut self.out, |event| {
+                match event {
+                    Event::Message { stream: Stream::Inbox, seq, .. } => {
+                        assert!(seq > *inbox, "in order, once");
+                        *inbox = seq;
                     }
+                    Event::Message { stream: Stream::Group, seq, .. } => {
+                        assert!(group.is_none_or(|last| seq > last), "in order, once");
+                        *group = Some(seq);
+                    }
+                    Event::Reset { stream, seq } => {
+                        reset = true;
+                        match stream {
+                            Stream::Inbox => *inbox = seq,
+                            Stream::Group => *group = Some(seq),
+                        }
+                    }
+                    Event::Welcomed { .. }
+                    | Event::Ready
+                    | Event::Repeat { .. }
+                    | Event::Pong
+                    | Event::Closing(_) => {}
                 }
-                Event::Welcomed { .. }
-                | Event::Ready
-                | Event::Repeat { .. }
-                | Event::Pong
-                | Event::Closing(_) => {}
-            },
-        );
+            });
         match result {
             Ok(command) => assert_ne!(command, Command::Dial),
             Err(_) => {
@@ -125,7 +123,8 @@ impl Stage {
     /// Everything written is a device's frames, whole.
     fn check_output(&mut self) {
         let mut rest = self.out.as_slice();
-        while let Some((frame, after)) = split(rest, UPLINK_BODY_BYTES_MAX).expect("our own frames") {
+        while let Some((frame, after)) = split(rest, UPLINK_BODY_BYTES_MAX).expect("our own frames")
+        {
             assert!(matches!(Uplink::decode(frame), Ok(Some(_))), "{frame:?}");
             rest = after;
         }
