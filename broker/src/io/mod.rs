@@ -18,6 +18,9 @@
 //!
 //! Limits: at most one operation of each kind per target at a time, at most one send per target
 //! per call. Idle connections own no buffer. All `unsafe` of the crate lives in this folder.
+//!
+//! There is no shutdown of one side: io_uring runs it on worker threads. The last frame asks the
+//! peer to hang up instead, and the shard reads and discards until it does.
 
 pub mod host;
 pub mod probe;

@@ -42,6 +42,8 @@ pub struct Faults {
     pub no_buffers: u16,
     /// A receive or a send finds the connection reset by the network.
     pub resets: u16,
+    /// A connection is lost while it is accepted.
+    pub accept_errors: u16,
     /// A writable watch comes up to this late.
     pub writable_delay_ms_max: u64,
 }
@@ -127,6 +129,7 @@ struct Stream {
     shard_closed: bool,
     reset: bool,
     reading_stopped: bool,
+    vanished: bool,
 }
 
 /// The shard's side of a stream, with every operation that has not given its last completion.
@@ -220,7 +223,8 @@ impl SimIo {
 
     /// When the next completion is due; `None` if nothing is under way.
     pub fn due_ms(&self) -> Option<u64> {
-        if !self.ready.is_empty() || (self.accepting && !self.backlog.is_empty()) {
+        let accepts = self.accepting && !self.backlog.is_empty() && !self.free.is_empty();
+        if !self.ready.is_empty() || !self.queued.is_empty() || accepts {
             return Some(self.now.mono_ms);
         }
         self.due.peek().map(|Reverse(due)| due.key.0)
@@ -256,7 +260,7 @@ impl SimIo {
     pub fn write(&mut self, peer: PeerId, bytes: &[u8]) -> usize {
         let socket_bytes = self.config.socket_bytes;
         let stream = self.stream(peer);
-        if stream.reset || stream.peer_closed || stream.shard_closed {
+        if stream.reset || stream.peer_closed || stream.shard_closed || stream.vanished {
             return 0;
         }
         let count = bytes.len().min(socket_bytes - stream.to_shard.len());
@@ -296,7 +300,14 @@ impl SimIo {
     }
 
     pub fn resume_reading(&mut self, peer: PeerId) {
-        self.stream(peer).reading_stopped = false;
+        let stream = self.stream(peer);
+        stream.reading_stopped = stream.vanished;
+    }
+
+    /// The peer is gone without a word: it never reads, answers or closes again.
+    pub fn vanish(&mut self, peer: PeerId) {
+        self.stream(peer).reading_stopped = true;
+        self.stream(peer).vanished = true;
     }
 
     /// The peer shuts its side down.
@@ -575,6 +586,11 @@ impl SimIo {
     fn accept_waiting(&mut self) {
         while self.accepting && !self.free.is_empty() {
             let Some(peer) = self.backlog.pop_front() else { return };
+            if self.strikes(self.config.faults.accept_errors) {
+                self.counters.accept_errors += 1;
+                self.stream(peer).reset = true;
+                continue;
+            }
             let number = self.free.pop().expect("checked above");
             self.counters.slots_in_use += 1;
             self.slot(number).peer = Some(peer);

@@ -12,25 +12,29 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that the kernel holds ready until they are accepted; cut to `somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// Opens one listener per shard on each address. With port 0 the first gets a port from the kernel
-/// and the others share it. Returns, per shard, its listeners in the order of `addresses`.
-pub fn listen(addresses: &[SocketAddr], shards: usize) -> io::Result<Vec<Vec<Socket>>> {
-    let mut per_shard: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
-    for &address in addresses {
-        // A probe without SO_REUSEPORT: with it, a second process with the same user could share
-        // the port unnoticed, and both would get some of the devices.
-        if address.port() != 0 {
-            bind(address, false)?;
-        }
-        let mut address = address;
-        for listeners in &mut per_shard {
-            let socket = bind(address, true)?;
-            socket.listen(BACKLOG)?;
-            address = local_address(&socket)?;
-            listeners.push(socket);
-        }
+/// Opens one listener per shard on an address. With port 0 the first gets a port from the kernel
+/// and the others share it. `send_buffer_bytes` bounds what the kernel holds for a device that
+/// does not read; it doubles the number for its own overhead.
+pub fn listen(
+    address: SocketAddr,
+    shards: usize,
+    send_buffer_bytes: usize,
+) -> io::Result<Vec<Socket>> {
+    // A probe without SO_REUSEPORT: with it, a second process with the same user could share the
+    // port unnoticed, and both would get some of the devices.
+    if address.port() != 0 {
+        bind(address, false)?;
     }
-    Ok(per_shard)
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let socket = bind(address, true)?;
+        socket.set_send_buffer_size(send_buffer_bytes)?;
+        socket.listen(BACKLOG)?;
+        address = local_address(&socket)?;
+        listeners.push(socket);
+    }
+    Ok(listeners)
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -24,6 +24,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
@@ -108,6 +109,7 @@ pub struct UringIo {
     shape: RingShape,
     rings_max: u32,
     ready: VecDeque<Completion>,
+    reap_next: usize,
     link_recv: RecvRing,
     links: Vec<Option<Socket>>,
     accept: Accept,
@@ -186,10 +188,8 @@ impl Ring {
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
                     // A signal, or no memory for a request right now: what was not taken is still
-                    // queued. EBUSY: the completion queue must be reaped first, which the callers
-                    // do next.
+                    // queued.
                     Some(libc::EINTR | libc::EAGAIN) => {}
-                    Some(libc::EBUSY) => return,
                     _ => panic!("io_uring_enter refused a submission: {error}"),
                 },
             }
@@ -230,6 +230,7 @@ impl UringIo {
             shape: config.shape,
             rings_max: config.rings_max,
             ready: VecDeque::new(),
+            reap_next: 0,
             link_recv,
             links: (0..config.links).map(|_| None).collect(),
             accept: Accept { state: AcceptState::Paused, ring: 0, listeners, retry_at_ms: 0 },
@@ -367,7 +368,7 @@ impl UringIo {
         }
     }
 
-    /// Enters the rings that have something to do; `first` skips ring 0, which the wait enters.
+    /// Enters the rings from `first` on that have something to do. The sleep enters ring 0 itself.
     fn enter_rings(&mut self, first: usize) {
         for ring in &mut self.rings[first..] {
             if ring.wants_enter() {
@@ -376,12 +377,15 @@ impl UringIo {
         }
     }
 
+    /// Begins where it stopped when there was too much, so that no ring starves another.
     fn reap_all(&mut self) {
-        for ring in 0..self.rings.len() {
+        for _ in 0..self.rings.len() {
             if self.ready.len() >= READY_MAX {
                 return;
             }
+            let ring = self.reap_next % self.rings.len();
             self.reap(ring, None);
+            self.reap_next = ring + 1;
         }
     }
 
@@ -457,6 +461,11 @@ impl UringIo {
             self.counters.slots_in_use += 1;
             let slot = ring as u32 * self.shape.table + result as u32;
             self.ready.push_back(Completion::Accepted { slot });
+            if self.rings[ring].slots_in_use >= self.shape.usable() {
+                // Now, not with the next wait: what is accepted before the kernel sees the cancel
+                // fits into the completion queue, which is what the margin is made for.
+                self.cancel_accepts();
+            }
         } else if result != -libc::ECANCELED {
             self.counters.accept_errors += 1;
             // A connection that was reset while it waited says nothing about the next one.
@@ -494,22 +503,49 @@ impl UringIo {
         }
     }
 
-    /// Arms the wake-up, having forgotten old signals, and enters the rings that signalled.
-    fn arm_wake(&mut self) {
-        if self.wake_armed {
-            return;
+    /// Sleeps on ring 0 until any ring has work, another thread signals, or the time is over.
+    ///
+    /// The other rings signal the eventfd only while this runs. They are asked once more after
+    /// they were told to, so that work which came in between is not slept upon; likewise the old
+    /// signals are forgotten before.
+    fn sleep(&mut self, timeout_ms: Option<u64>) {
+        if !self.wake_armed {
+            self.wake.forget();
         }
-        // The signals are forgotten before the rings are looked at: one that comes in between is
-        // seen by the poll, one before it by `enter_rings`.
-        self.wake.forget();
+        self.signal_from_rings(true);
         self.enter_rings(1);
         self.reap_all();
-        self.wake_armed = true;
-        let target = Target { slot: 0, generation: 0 };
-        let entry = opcode::PollAdd::new(Fd(self.wake.as_raw_fd()), libc::EPOLLIN as u32)
-            .build()
-            .user_data(token::encode(Kind::Wake, target));
-        self.push(0, entry);
+        if self.ready.is_empty() {
+            if !self.wake_armed {
+                self.wake_armed = true;
+                let target = Target { slot: 0, generation: 0 };
+                let entry = opcode::PollAdd::new(Fd(self.wake.as_raw_fd()), libc::EPOLLIN as u32)
+                    .build()
+                    .user_data(token::encode(Kind::Wake, target));
+                self.push(0, entry);
+            }
+            self.wait_on_first(timeout_ms);
+        }
+        self.signal_from_rings(false);
+    }
+
+    fn signal_from_rings(&mut self, on: bool) {
+        for ring in &mut self.rings[1..] {
+            let queue = ring.uring.completion();
+            if on { queue.enable_eventfd() } else { queue.disable_eventfd() }
+        }
+        // The kernel publishes work and then reads the flag just written; this side is the mirror.
+        fence(Ordering::SeqCst);
+    }
+
+    /// How long the wait may last for the accept's own sake: a failed one is tried again.
+    fn accept_retry_in_ms(&self) -> Option<u64> {
+        let idle = |listener: &Listener| !listener.armed;
+        let retries = self.accept.state == AcceptState::On
+            && self.accept.retry_at_ms > 0
+            && self.accept.listeners.iter().any(idle);
+        let left = self.accept.retry_at_ms.saturating_sub(self.now_ms());
+        (retries && left > 0).then_some(left)
     }
 
     fn wait_on_first(&mut self, timeout_ms: Option<u64>) {
@@ -558,18 +594,12 @@ impl Io for UringIo {
 
     fn wait(&mut self, timeout_ms: Option<u64>) {
         self.steer_accept();
-        self.enter_rings(1);
-        self.reap_all();
+        self.submit();
         if self.ready.is_empty() && timeout_ms != Some(0) {
-            self.arm_wake();
+            let limits = [timeout_ms, self.accept_retry_in_ms()];
+            self.sleep(limits.into_iter().flatten().min());
+            self.submit();
         }
-        if self.ready.is_empty() && timeout_ms != Some(0) {
-            self.wait_on_first(timeout_ms);
-            self.enter_rings(1);
-        } else if self.rings[0].wants_enter() {
-            self.rings[0].enter(&mut self.counters);
-        }
-        self.reap_all();
     }
 
     fn submit(&mut self) {
