@@ -16,8 +16,9 @@
 //!
 //! The bytes are specified in `PROTOCOL.md`; golden tests hold that page and this code together.
 //!
-//! Invariants: decoding never panics and never allocates, decoded values borrow from the input,
-//! every integer has one encoding only, and `decode(encode(x)) == x`.
+//! Invariants: decoding never panics and does not allocate (but for a `Close` with addresses and a
+//! key set), decoded values borrow from the input, every integer has one encoding only, and
+//! `decode(encode(x)) == x`.
 
 #![forbid(unsafe_code)]
 
