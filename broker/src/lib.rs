@@ -5,13 +5,21 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`core`] | what is decided: sessions, delivery, fan-out; pure, no sockets, no clock |
-//! | [`metrics`] | the table of counters |
+//! | [`shard`] | the turn: the one page with everything the data plane does |
 //! | [`io`] | the edge to the kernel: `trait Io`, the rings, and their simulated twin |
-//! | [`shard`] | the shell that joins them, and its turn |
+//! | [`metrics`] | the table of counters |
+//! | [`config`] | the file, key by key |
+//! | [`plan`] | what a configuration comes to on this machine |
+//! | [`server`] | threads, signals, the drain |
+//! | [`admin`] | `/metrics`, `/health`, `/plan` |
 //!
 //! Shards do not know each other: each has a thread, its own listeners, rings, sessions and links.
 
+pub mod admin;
+pub mod config;
 pub mod core;
 pub mod io;
 pub mod metrics;
+pub mod plan;
+pub mod server;
 pub mod shard;

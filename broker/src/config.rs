@@ -1,0 +1,380 @@
+//! The configuration: one TOML file, single values over it, and one secret beside it.
+//!
+//! ```text
+//!   defaults ◀─ --config FILE ◀─ --set key=value ...        link key: link_key_file, or HAWSER_LINK_KEY
+//! ```
+//!
+//! Every key has its unit in its name. An unknown key is an error that names the nearest right
+//! one. What a number means for this machine is decided in `plan.rs`; zero leaves it to the plan
+//! where the example file `hawser-broker.toml` says so.
+//!
+//! Invariant: the example file has every key with its default; a test compares them.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use hawser_codec::limits::{ADDRESS_BYTES_MAX, HEARTBEAT_S_MAX, REDIRECT_ADDRESSES_MAX};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The environment variable with the link key in hexadecimal.
+pub const LINK_KEY_VARIABLE: &str = "HAWSER_LINK_KEY";
+
+/// Each listener may give one more connection after its accept was cancelled; a ring's margin has
+/// room for these.
+const LISTEN_ADDRESSES_MAX: usize = 4;
+
+const LINKS_MAX: usize = 16;
+
+/// Everything that can be configured. `hawser-broker.toml` explains each key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub broker_id: u64,
+    pub listen: Vec<String>,
+    pub admin: String,
+    pub control: Vec<String>,
+    pub link_key_file: String,
+    pub state_dir: String,
+    pub shards: usize,
+    pub pin: bool,
+    pub connections_max: u32,
+    pub table_max: u32,
+    pub handshake_timeout_ms: u64,
+    pub heartbeat_min_s: u64,
+    pub heartbeat_max_s: u64,
+    pub heartbeat_margin_ms: u64,
+    pub accept_budget_per_turn: u32,
+    pub accept_delay_above: u32,
+    pub accept_delay_ms_per_100k: u64,
+    pub memory_free_min_mib: u64,
+    pub retry_after_ms: u32,
+    pub outbox_bytes_max: usize,
+    pub partial_bytes_max: usize,
+    pub send_buffer_bytes: usize,
+    pub link_queue_bytes_max: usize,
+    pub link_idle_ms: u64,
+    pub drain_per_s: u32,
+    pub redirect: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            broker_id: 0,
+            listen: vec!["127.0.0.1:7400".to_owned()],
+            admin: "127.0.0.1:7401".to_owned(),
+            control: vec!["127.0.0.1:7410".to_owned()],
+            link_key_file: String::new(),
+            state_dir: String::new(),
+            shards: 0,
+            pin: true,
+            connections_max: 0,
+            table_max: 0,
+            handshake_timeout_ms: 10_000,
+            heartbeat_min_s: 180,
+            heartbeat_max_s: 600,
+            heartbeat_margin_ms: 20_000,
+            accept_budget_per_turn: 4096,
+            accept_delay_above: 1_000_000,
+            accept_delay_ms_per_100k: 50,
+            memory_free_min_mib: 0,
+            retry_after_ms: 5_000,
+            outbox_bytes_max: 64 * 1024 * 1024,
+            partial_bytes_max: 16 * 1024 * 1024,
+            send_buffer_bytes: 128 * 1024,
+            link_queue_bytes_max: 64 * 1024 * 1024,
+            link_idle_ms: 30_000,
+            drain_per_s: 1_000,
+            redirect: Vec::new(),
+        }
+    }
+}
+
+/// What is wrong with a configuration, for the person who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+fn error<T>(text: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(text.into()))
+}
+
+impl Config {
+    /// Reads the file, if there is one, and puts the `key=value` settings over it.
+    pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Config, ConfigError> {
+        let text = match file {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?,
+        };
+        let config = Config::parse(&text, settings).map_err(|ConfigError(what)| match file {
+            Some(path) => ConfigError(format!("{}: {what}", path.display())),
+            None => ConfigError(what),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The same from text, without the checks of [`Config::check`].
+    pub fn parse(text: &str, settings: &[String]) -> Result<Config, ConfigError> {
+        let mut table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| ConfigError(error.to_string()))?;
+        let defaults = toml::Table::try_from(Config::default()).expect("the default has a form");
+        for setting in settings {
+            let Some((key, value)) = setting.split_once('=') else {
+                return error(format!("--set {setting}: write key=value"));
+            };
+            let value = setting_value(value.trim(), defaults.get(key.trim()));
+            table.insert(key.trim().to_owned(), value);
+        }
+        for key in table.keys() {
+            if !defaults.contains_key(key) {
+                let nearest = nearest(key, defaults.keys());
+                return error(format!("there is no key `{key}`; did you mean `{nearest}`?"));
+            }
+        }
+        toml::Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError(error.to_string().trim().to_owned()))
+    }
+
+    /// The checks that need no machine.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.listen.is_empty() || self.listen.len() > LISTEN_ADDRESSES_MAX {
+            return error(format!("listen: give 1 to {LISTEN_ADDRESSES_MAX} addresses"));
+        }
+        if self.control.len() > LINKS_MAX {
+            return error(format!("control: at most {LINKS_MAX} control nodes"));
+        }
+        for address in self.listen.iter().chain([&self.admin]) {
+            if address.parse::<SocketAddr>().is_err() {
+                return error(format!(
+                    "`{address}` is not an IP address with a port, like 0.0.0.0:7400 or [::]:7400"
+                ));
+            }
+        }
+        if self.redirect.len() > REDIRECT_ADDRESSES_MAX {
+            return error(format!("redirect: at most {REDIRECT_ADDRESSES_MAX} addresses"));
+        }
+        if let Some(address) = self.redirect.iter().find(|address| !is_host_port(address)) {
+            return error(format!("redirect: `{address}` is not host:port"));
+        }
+        let longest = u64::from(HEARTBEAT_S_MAX);
+        for (key, value, min, max) in [
+            ("heartbeat_min_s", self.heartbeat_min_s, 1, self.heartbeat_max_s),
+            ("heartbeat_max_s", self.heartbeat_max_s, 1, longest),
+            ("heartbeat_margin_ms", self.heartbeat_margin_ms, 100, 600_000),
+            ("handshake_timeout_ms", self.handshake_timeout_ms, 10, 600_000),
+            ("accept_budget_per_turn", self.accept_budget_per_turn.into(), 1, 1 << 20),
+            ("accept_delay_ms_per_100k", self.accept_delay_ms_per_100k, 0, 60_000),
+            ("drain_per_s", self.drain_per_s.into(), 1, 1 << 24),
+            ("send_buffer_bytes", self.send_buffer_bytes as u64, 4096, 16 << 20),
+            ("link_queue_bytes_max", self.link_queue_bytes_max as u64, 4 << 20, 4 << 30),
+            ("link_idle_ms", self.link_idle_ms, 100, 3_600_000),
+            ("shards", self.shards as u64, 0, 1024),
+        ] {
+            if !(min..=max).contains(&value) {
+                return error(format!("{key} = {value} is outside {min} to {max}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        self.listen.iter().map(|address| address.parse().expect("checked")).collect()
+    }
+
+    /// The control nodes' addresses. Names are resolved here, once.
+    pub fn control_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+        self.control.iter().map(|address| resolve(address)).collect()
+    }
+
+    /// The link key, which no print of the configuration shows.
+    pub fn link_key(&self) -> Result<[u8; 32], ConfigError> {
+        let (place, text) = if !self.link_key_file.is_empty() {
+            (self.link_key_file.clone(), read_secret(&self.link_key_file)?)
+        } else if let Ok(text) = std::env::var(LINK_KEY_VARIABLE) {
+            (LINK_KEY_VARIABLE.to_owned(), text)
+        } else if self.control.is_empty() {
+            return Ok([0; 32]);
+        } else {
+            return error(format!(
+                "no link key: set link_key_file, or {LINK_KEY_VARIABLE}, to 64 hexadecimal digits \
+                 (openssl rand -hex 32), the same for the control nodes"
+            ));
+        };
+        match from_hex(text.trim()) {
+            Some(key) => Ok(key),
+            None => error(format!("{place}: the link key is not 64 hexadecimal digits")),
+        }
+    }
+
+    /// The configured number, or one from the host's name and the first address it really listens
+    /// on, which is stable across restarts and differs between the brokers of a region.
+    pub fn broker_id(&self, first: SocketAddr) -> u64 {
+        if self.broker_id != 0 {
+            return self.broker_id;
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let digest = Sha256::digest(format!("{}\0{first}", host.trim()));
+        let mut id = [0; 8];
+        id.copy_from_slice(&digest[..8]);
+        u64::from_le_bytes(id).max(1)
+    }
+
+    /// The configuration as a file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("the configuration has a form")
+    }
+}
+
+/// A setting's value: TOML if it is some; otherwise text, which is a list where one belongs.
+fn setting_value(text: &str, default: Option<&toml::Value>) -> toml::Value {
+    let parsed = format!("value = {text}").parse::<toml::Table>().ok();
+    let value = parsed
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    match (default, &value) {
+        (Some(toml::Value::Array(_)), toml::Value::String(items)) => items
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(|item| toml::Value::String(item.to_owned()))
+            .collect::<Vec<_>>()
+            .into(),
+        (Some(toml::Value::String(_)), toml::Value::String(_)) => value,
+        (Some(toml::Value::String(_)), _) => toml::Value::String(text.to_owned()),
+        _ => value,
+    }
+}
+
+/// The right key with the fewest edits.
+fn nearest<'a>(key: &str, keys: impl Iterator<Item = &'a String>) -> &'a str {
+    keys.min_by_key(|right| edits(key, right)).expect("there are keys")
+}
+
+/// Levenshtein's distance.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+fn is_host_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').and_then(|(host, port)| {
+        let port: u16 = port.parse().ok()?;
+        (!host.is_empty() && port != 0).then_some(port)
+    });
+    port.is_some() && address.len() <= ADDRESS_BYTES_MAX
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, ConfigError> {
+    let found = address.to_socket_addrs().map(|mut addresses| addresses.next());
+    match found {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => error(format!("control: `{address}` has no address")),
+        Err(why) => error(format!("control: `{address}` is not host:port that resolves ({why})")),
+    }
+}
+
+/// Reads a file that only its owner may read.
+fn read_secret(path: &str) -> Result<String, ConfigError> {
+    let failed = |error| ConfigError(format!("link_key_file: cannot read {path}: {error}"));
+    let mode = std::fs::metadata(path).map_err(failed)?.mode();
+    if mode & 0o077 != 0 {
+        return error(format!("link_key_file: others may read {path}; chmod 600 {path}"));
+    }
+    std::fs::read_to_string(path).map_err(failed)
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair.last().unwrap_or(&0)).collect();
+    (digits.len() == 64).then(|| bytes.try_into().expect("64 digits are 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_has_every_key_with_its_default() {
+        let text = include_str!("../hawser-broker.toml");
+        let table: toml::Table = text.parse().expect("the example is TOML");
+        let defaults = toml::Table::try_from(Config::default()).expect("the default has a form");
+        let missing: Vec<_> = defaults.keys().filter(|&key| !table.contains_key(key)).collect();
+        assert!(missing.is_empty(), "hawser-broker.toml lacks {missing:?}");
+        assert_eq!(Config::parse(text, &[]), Ok(Config::default()));
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_printed_configuration_reads_back() {
+        let settings = ["listen=[::1]:0, 127.0.0.1:0", "pin=false", "redirect=a.example:1"];
+        let config = Config::parse("shards = 3", &settings.map(str::to_owned)).unwrap();
+        assert_eq!(config.listen, ["[::1]:0", "127.0.0.1:0"]);
+        assert_eq!((config.shards, config.pin), (3, false));
+        assert_eq!(Config::parse(&config.to_toml(), &[]), Ok(config));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |text: &str, settings: &[&str], expect: &str| {
+            let settings: Vec<String> = settings.iter().map(|&s| s.to_owned()).collect();
+            let result = Config::parse(text, &settings).and_then(|config| config.check());
+            let message = result.expect_err(text).to_string();
+            assert!(message.contains(expect), "{message:?} does not say {expect:?}");
+        };
+        check("lisen = []", &[], "did you mean `listen`?");
+        check("", &["conections_max=1"], "did you mean `connections_max`?");
+        check("", &["drain_per_second=1"], "did you mean `drain_per_s`?");
+        check("", &["shards"], "write key=value");
+        check("shards = \"two\"", &[], "shards");
+        check("shards =", &[], "line 1");
+        check("listen = [\"localhost\"]", &[], "`localhost` is not an IP address with a port");
+        check("listen = []", &[], "1 to 4 addresses");
+        check("", &["heartbeat_min_s=0"], "outside 1 to 600");
+        check("", &["heartbeat_min_s=700"], "outside 1 to 600");
+        check("", &["redirect=nowhere"], "`nowhere` is not host:port");
+    }
+
+    #[test]
+    fn link_keys_are_64_digits() {
+        assert_eq!(from_hex(&"0f".repeat(32)), Some([0x0f; 32]));
+        for wrong in
+            ["", "0f", &"0f".repeat(31), &"0g".repeat(32), &"0f".repeat(33), &"ä".repeat(32)]
+        {
+            assert_eq!(from_hex(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_takes_the_fewest_edits() {
+        for (a, b, expect) in
+            [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("a", "a", 0)]
+        {
+            assert_eq!(edits(a, b), expect, "{a} {b}");
+        }
+    }
+}

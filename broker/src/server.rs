@@ -1,0 +1,409 @@
+//! The process: from a configuration to running shards, and from a signal to an orderly end.
+//!
+//! ```text
+//!   main thread   signals, notices, memory watermark, keys file      every 100 ms
+//!   shard 0..n    one pinned thread each: loop { turn }
+//!   admin         one thread for /metrics, /health, /plan
+//! ```
+//!
+//! A start does everything that can fail before the ready line: plan, kernel probe, listeners, rings.
+//! SIGTERM or SIGINT begins the drain; a second one ends the process at once.
+//!
+//! Invariant: nothing here is on the path of a message. The shards hear of it through mailboxes.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use socket2::Socket;
+
+use crate::admin::Admin;
+use crate::config::{Config, ConfigError};
+use crate::io::host::{self, EventFd, Signals};
+use crate::io::probe::{Missing, probe};
+use crate::io::socket;
+use crate::io::uring::{UringConfig, UringIo};
+use crate::plan::{Machine, Memory, Plan, PlanError};
+use crate::shard::mailbox::{Command, Mailbox, Notice};
+use crate::shard::{Shard, ShardConfig, Turn};
+
+/// How often the main thread looks around.
+const ROUND_MS: u64 = 100;
+
+/// Rounds between two looks at the machine's memory.
+const MEMORY_EVERY_ROUNDS: u64 = 5;
+
+/// Admission returns when this much more than the watermark is free, so that it does not flap.
+const MEMORY_HYSTERESIS_BYTES: u64 = 64 << 20;
+
+/// Why a start failed. Each is one line for the operator; the process ends with code 2.
+#[derive(Debug)]
+pub enum StartError {
+    Config(ConfigError),
+    Plan(PlanError),
+    Kernel(Missing),
+    Listen { address: SocketAddr, error: io::Error },
+    Machine { what: &'static str, error: io::Error },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(error) => error.fmt(f),
+            StartError::Plan(error) => error.fmt(f),
+            StartError::Kernel(missing) => missing.fmt(f),
+            StartError::Listen { address, error } => {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "; another process has the port: stop it or choose another address"
+                    }
+                    io::ErrorKind::AddrNotAvailable => "; this host does not have the address",
+                    io::ErrorKind::PermissionDenied => {
+                        "; ports below 1024 need CAP_NET_BIND_SERVICE"
+                    }
+                    _ => "",
+                };
+                write!(f, "cannot listen on {address}: {error}{advice}")
+            }
+            StartError::Machine { what, error } => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> StartError {
+        StartError::Config(error)
+    }
+}
+
+impl From<PlanError> for StartError {
+    fn from(error: PlanError) -> StartError {
+        StartError::Plan(error)
+    }
+}
+
+impl From<Missing> for StartError {
+    fn from(error: Missing) -> StartError {
+        StartError::Kernel(error)
+    }
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::Machine { what, error }
+}
+
+/// Runs until a signal ends it.
+pub fn run(config: &Config) -> Result<ExitCode, StartError> {
+    // Before any thread is started, which would inherit the mask.
+    let signals = Signals::block().map_err(cannot("take signals"))?;
+    let machine = Machine::read().map_err(cannot("read the machine's limits"))?;
+    let plan = Plan::new(config, &machine)?;
+    eprintln!("{plan}");
+    probe(&plan.shape())?;
+
+    let admin = listen_admin(config)?;
+    let server = Server::start(config, &machine, plan)?;
+    let admin_address = admin.local_addr().map_err(cannot("ask for the admin port"))?;
+    server.start_admin(admin)?;
+
+    let listen: Vec<String> = server.addresses.iter().map(SocketAddr::to_string).collect();
+    println!("hawser-broker ready on {} admin {admin_address}", listen.join(","));
+    io::stdout().flush().map_err(cannot("write the ready line"))?;
+    Ok(server.watch(&signals))
+}
+
+fn listen_admin(config: &Config) -> Result<TcpListener, StartError> {
+    let address: SocketAddr = config.admin.parse().expect("checked");
+    TcpListener::bind(address).map_err(|error| StartError::Listen { address, error })
+}
+
+struct Server {
+    plan: Plan,
+    /// The real ones, with the ports that the kernel chose.
+    addresses: Vec<SocketAddr>,
+    control: Vec<SocketAddr>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    threads: Vec<JoinHandle<()>>,
+    keys: KeysFile,
+    draining: Arc<AtomicBool>,
+    memory_low: bool,
+}
+
+impl Server {
+    /// Opens the listeners and starts the shards; returns when all of them have their rings.
+    fn start(config: &Config, machine: &Machine, plan: Plan) -> Result<Server, StartError> {
+        let control = config.control_addresses()?;
+        let link_key = config.link_key()?;
+        let (addresses, mut listeners) = listen(config, plan.shards)?;
+        let keys = KeysFile::open(&config.state_dir);
+        let (incarnation, seed) = random_pair().map_err(cannot("read /dev/urandom"))?;
+
+        let (started, starts) = channel();
+        let mut mailboxes = Vec::new();
+        let mut threads = Vec::new();
+        for shard in 0..plan.shards {
+            let wake = Arc::new(EventFd::new().map_err(cannot("make an eventfd"))?);
+            let mailbox = Arc::new(Mailbox::new(Some(wake.clone())));
+            mailboxes.push(mailbox.clone());
+            let start = ShardStart {
+                processor: config.pin.then(|| machine.processors[shard]),
+                config: ShardConfig {
+                    core: plan.core_config(config, seed.wrapping_add(shard as u64)),
+                    broker: config.broker_id(addresses[0]),
+                    incarnation,
+                    shard: shard as u16,
+                    link_key,
+                    control: control.clone(),
+                    outbox_bytes_max: config.outbox_bytes_max,
+                    partial_bytes_max: config.partial_bytes_max,
+                    link_queue_bytes_max: config.link_queue_bytes_max,
+                    link_idle_ms: config.link_idle_ms,
+                    accepts_per_turn: config.accept_budget_per_turn,
+                },
+                uring: UringConfig {
+                    shape: plan.shape(),
+                    rings_max: plan.rings_per_shard,
+                    links: control.len() as u8,
+                    listeners: std::mem::take(&mut listeners[shard]),
+                    wake,
+                },
+                keys: keys.bytes.clone(),
+                mailbox,
+            };
+            let started = started.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(move || start.run(&started))
+                .map_err(cannot("start a thread"))?;
+            threads.push(thread);
+        }
+        drop(started);
+        for _ in 0..plan.shards {
+            let result = starts.recv().map_err(|_| io::Error::other("the thread ended"));
+            result.and_then(|result| result).map_err(cannot("start a shard"))?;
+        }
+        Ok(Server {
+            plan,
+            addresses,
+            control,
+            mailboxes,
+            threads,
+            keys,
+            draining: Arc::new(AtomicBool::new(false)),
+            memory_low: false,
+        })
+    }
+
+    fn start_admin(&self, listener: TcpListener) -> Result<(), StartError> {
+        let admin = Admin {
+            plan: self.plan.clone(),
+            mailboxes: self.mailboxes.clone(),
+            draining: self.draining.clone(),
+        };
+        std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || admin.serve(&listener))
+            .map_err(cannot("start a thread"))?;
+        Ok(())
+    }
+
+    /// The main thread's life after the start.
+    fn watch(mut self, signals: &Signals) -> ExitCode {
+        let mut drained = vec![false; self.mailboxes.len()];
+        for round in 0u64.. {
+            if signals.wait(ROUND_MS) {
+                if self.draining.swap(true, Ordering::Relaxed) {
+                    eprintln!("hawser-broker: second signal, ending at once");
+                    return ExitCode::FAILURE;
+                }
+                eprintln!("hawser-broker: draining");
+                self.post_all(|| Command::Drain);
+            }
+            self.take_notices(&mut drained);
+            if drained.iter().all(|&drained| drained) {
+                break;
+            }
+            if self.threads.iter().any(JoinHandle::is_finished) {
+                eprintln!("hawser-broker: ERROR a shard's thread has ended; restart the broker");
+                return ExitCode::FAILURE;
+            }
+            if round % MEMORY_EVERY_ROUNDS == 0 {
+                self.watch_memory();
+            }
+        }
+        eprintln!("hawser-broker: drained");
+        self.post_all(|| Command::Stop);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                return ExitCode::FAILURE;
+            }
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Posts a command that must arrive. The queue holds dozens, and only scrapes stand in it.
+    fn post_all(&self, command: impl Fn() -> Command) {
+        for mailbox in &self.mailboxes {
+            while mailbox.post(command()).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn take_notices(&mut self, drained: &mut [bool]) {
+        for shard in 0..self.mailboxes.len() {
+            while let Some(notice) = self.mailboxes[shard].notice() {
+                match notice {
+                    Notice::Keys(keys) => self.keys.save(&keys),
+                    Notice::Drained => drained[shard] = true,
+                    Notice::LinkUp { link } => {
+                        let address = self.control[usize::from(link.0)];
+                        eprintln!("hawser-broker: shard {shard}: link to {address} is up");
+                    }
+                    Notice::LinkDown { link, reason } => {
+                        let address = self.control[usize::from(link.0)];
+                        eprintln!("hawser-broker: shard {shard}: link to {address}: {reason}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops admission while the machine is short of memory.
+    fn watch_memory(&mut self) {
+        let Ok(memory) = Memory::read() else { return };
+        let margin = if self.memory_low { MEMORY_HYSTERESIS_BYTES } else { 0 };
+        let low = memory.free_bytes < self.plan.memory_free_min_bytes + margin;
+        if low != self.memory_low {
+            self.memory_low = low;
+            let mib = memory.free_bytes >> 20;
+            let what = if low { "nobody is admitted" } else { "devices are admitted again" };
+            eprintln!("hawser-broker: {mib} MiB of memory are free: {what}");
+            for mailbox in &self.mailboxes {
+                mailbox.set_memory_low(low);
+            }
+        }
+    }
+}
+
+/// Per address one listener for each shard, turned into per shard one for each address.
+fn listen(
+    config: &Config,
+    shards: usize,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<Socket>>), StartError> {
+    let mut addresses = Vec::new();
+    let mut per_shard: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
+    for address in config.listen_addresses() {
+        let failed = |error| StartError::Listen { address, error };
+        let sockets = socket::listen(address, shards, config.send_buffer_bytes).map_err(failed)?;
+        addresses.push(socket::local_address(&sockets[0]).map_err(failed)?);
+        for (listeners, socket) in per_shard.iter_mut().zip(sockets) {
+            listeners.push(socket);
+        }
+    }
+    Ok((addresses, per_shard))
+}
+
+/// What a shard's thread begins with. The rings are made by the thread that uses them.
+struct ShardStart {
+    processor: Option<usize>,
+    config: ShardConfig,
+    uring: UringConfig,
+    keys: Option<Vec<u8>>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl ShardStart {
+    fn run(self, started: &Sender<io::Result<()>>) {
+        let pinned = self.processor.map_or(Ok(()), host::pin_thread);
+        let io = match pinned.and_then(|()| UringIo::new(self.uring)) {
+            Ok(io) => io,
+            Err(error) => {
+                // Whoever waits for the start reports it.
+                let _ended = started.send(Err(error));
+                return;
+            }
+        };
+        let mut shard = Shard::new(self.config, io, self.mailbox);
+        if let Some(keys) = self.keys
+            && let Err(error) = shard.restore_keys(&keys)
+        {
+            eprintln!("hawser-broker: the kept keys are damaged and not used: {error}");
+        }
+        let _ended = started.send(Ok(()));
+        while shard.turn() == Turn::Go {}
+    }
+}
+
+fn random_pair() -> io::Result<(u64, u64)> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let number = u128::from_le_bytes(bytes);
+    Ok((number as u64, (number >> 64) as u64))
+}
+
+/// The file in which the last key set survives a restart. It is replaced by renaming, so that it is
+/// always whole, and only its owner can read it: it may hold keys that sign tickets.
+struct KeysFile {
+    path: Option<PathBuf>,
+    /// What the file holds, so that the shards' equal sets are written once.
+    bytes: Option<Vec<u8>>,
+}
+
+impl KeysFile {
+    fn open(state_dir: &str) -> KeysFile {
+        if state_dir.is_empty() {
+            return KeysFile { path: None, bytes: None };
+        }
+        let path = Path::new(state_dir).join("keys");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                eprintln!("hawser-broker: cannot read {}: {error}", path.display());
+                None
+            }
+        };
+        KeysFile { path: Some(path), bytes }
+    }
+
+    fn save(&mut self, keys: &[u8]) {
+        let Some(path) = &self.path else { return };
+        if self.bytes.as_deref() == Some(keys) {
+            return;
+        }
+        match replace(path, keys) {
+            Ok(()) => self.bytes = Some(keys.to_vec()),
+            Err(error) => {
+                eprintln!("hawser-broker: ERROR cannot keep keys in {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// Writes beside the file, syncs, and renames over it.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("it was joined to a folder");
+    fs::create_dir_all(folder)?;
+    let beside = path.with_extension("new");
+    // Left over from a crash, with whatever mode.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(folder)?.sync_all()
+}
