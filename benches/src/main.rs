@@ -1,2 +1,42 @@
-//! placeholder
-fn main() {}
+//! hawser's benchmarks. Each compares with something measured in the same run: another codec, a
+//! bare kernel connection, a bare loop. Absolute numbers drift between runs; ratios hold.
+//!
+//! | command | question | compared with |
+//! |---|---|---|
+//! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
+//!
+//! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
+//! scenario, values. `--json` prints the rows instead of a table.
+
+use clap::{Parser, Subcommand};
+
+mod codec;
+
+mod results;
+
+mod spread;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(name = "hawser-bench", version, about = "Measures hawser beside a floor in the same run")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    output: results::Output,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Encode, decode and size of the same messages in hawser's codec, XMPP, MQTT 5 and JSON
+    Codec(codec::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments { command, output } = Arguments::parse();
+    match command {
+        Command::Codec(arguments) => codec::run(&arguments, &output),
+    }
+}

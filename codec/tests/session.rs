@@ -108,6 +108,24 @@ fn pulls_on_notice_once_until_answered() {
     assert_eq!(pair.sent(), "Pull Group 1000");
 }
 
+/// The answer to a pull may be lost with its connection; the next one hears notices again.
+#[test]
+fn a_pull_ends_with_its_connection() {
+    let mut pair = Pair::online();
+    let notices = [
+        Downlink::Notice { stream: Stream::Inbox, latest: Seq(4) },
+        Downlink::Notice { stream: Stream::Group, latest: Seq(1004) },
+    ];
+    pair.hears(&notices).unwrap();
+    assert_eq!(pair.sent(), "Pull Inbox 0 | Pull Group 1000");
+    pair.session.on_disconnected(Backoff::default(), pair.now_ms);
+    pair.dial();
+    pair.hears(&[WELCOME]).unwrap();
+    assert_eq!(pair.sent(), "Connect 0x4d 0 Some(1000)");
+    pair.hears(&notices).unwrap();
+    assert_eq!(pair.sent(), "Pull Inbox 0 | Pull Group 1000");
+}
+
 #[test]
 fn keeps_the_heartbeat() {
     let mut pair = Pair::online();
@@ -520,7 +538,10 @@ impl Server {
             message(stream, seq).encode(out);
         }
         *sent = upto;
-        Downlink::CaughtUp { stream, upto: Seq(upto), more: upto < last }.encode(out);
+        if upto > from || stream == Stream::Group {
+            // A pull of the inbox that finds nothing may be the server's own, which nobody awaits.
+            Downlink::CaughtUp { stream, upto: Seq(upto), more: upto < last }.encode(out);
+        }
     }
 
     fn on_disconnected(&mut self) {

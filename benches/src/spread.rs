@@ -1,0 +1,22 @@
+//! A median and how far the middle half of the values lies apart.
+
+use serde::Serialize;
+
+/// The distribution of one value over the rounds of a run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spread {
+    pub median: f64,
+    /// The lower and the upper quartile.
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Spread {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        assert!(!values.is_empty(), "a run has rounds");
+        values.sort_by(f64::total_cmp);
+        let at = |part: f64| values[((values.len() - 1) as f64 * part).round() as usize];
+        Spread { median: at(0.5), low: at(0.25), high: at(0.75) }
+    }
+}
