@@ -1,0 +1,334 @@
+//! The links to the control nodes: what a turn has for each, and the walks that repeat everything.
+//!
+//! ```text
+//!  session, delivery, group ── records ──▶ Outgoing of the link ── end of turn ──▶ one frame per list
+//!
+//!  LinkUp    ─▶ walk over all slots: announce each session there, and pull for it there
+//!  LinkDown  ─▶ walk over all slots: what was asked of the lost link is asked of another
+//! ```
+//!
+//! One rule covers a control node's restart, a partition, and a crash between storing a message
+//! and delivering it: whenever a link comes up, every session is announced and pulls.
+//!
+//! Limits: a walk visits at most `announce_budget` slots in a turn and pauses while as many of the
+//! link's pulls are unanswered, so the control node's store sets the pace. A node that answers
+//! nothing for [`STALL_MS`] is asked on. A frame holds at most `LINK_BODY_BYTES_MAX`.
+
+use hawser_codec::ids::{AppId, Seq, TopicId};
+use hawser_codec::limits::{LINK_BODY_BYTES_MAX, TOPICS_PER_SESSION_MAX};
+use hawser_codec::link::{Acked, Announced, Gone, GroupAcked, Pulled, Record, to_control};
+
+use super::event::{Action, Actions, LinkIndex, Now};
+use super::rows::{Flags, Row, State};
+use super::{Core, SeededBug};
+use crate::metrics::Counter;
+
+/// How long the walk of a link waits for answers before it takes them for lost.
+const STALL_MS: u64 = 1_000;
+
+/// Group acknowledgements come in bursts for the same few entries: so far back one is looked for.
+const GROUP_ACKS_SEARCHED: usize = 8;
+
+pub(super) struct Links {
+    links: Vec<Link>,
+    /// The next slot of the walk that asks again what a lost link was asked.
+    repull: Option<u32>,
+    /// Times that a link came up.
+    uses: u16,
+}
+
+struct Link {
+    up: bool,
+    /// Tells this use of the link from earlier ones and from those of other links; never 0.
+    used: u16,
+    /// The next slot of the walk over all sessions.
+    walk: Option<u32>,
+    /// Pulls sent and not answered.
+    unanswered: u32,
+    /// When an answer came last, or the wait for one began.
+    heard_ms: u64,
+    out: Outgoing,
+}
+
+/// What is collected for a link in one turn.
+#[derive(Default)]
+struct Outgoing {
+    announced: Vec<Announced>,
+    pulls: Vec<Pulled>,
+    acks: Vec<Acked>,
+    group_acks: Vec<GroupAcked>,
+    gone: Vec<Gone>,
+    /// Frames that are no lists, encoded.
+    frames: Vec<u8>,
+}
+
+impl Links {
+    pub fn new(count: u8) -> Links {
+        let links = (0..count)
+            .map(|_| Link {
+                up: false,
+                used: 0,
+                walk: None,
+                unanswered: 0,
+                heard_ms: 0,
+                out: Outgoing::default(),
+            })
+            .collect();
+        Links { links, repull: None, uses: 0 }
+    }
+
+    pub fn up(&self) -> usize {
+        self.links.iter().filter(|link| link.up).count()
+    }
+
+    /// The link for what one node suffices for.
+    pub fn preferred(&self) -> Option<LinkIndex> {
+        self.links.iter().position(|link| link.up).map(|link| LinkIndex(link as u8))
+    }
+
+    /// The use that a link is in. What was asked over an earlier one is lost.
+    pub fn use_of(&self, index: LinkIndex) -> u16 {
+        self.links[index.0 as usize].used
+    }
+
+    fn is_in_use(&self, used: u16) -> bool {
+        self.links.iter().any(|link| link.up && link.used == used)
+    }
+
+    pub fn announce_everywhere(&mut self, record: Announced) {
+        for link in self.links.iter_mut().filter(|link| link.up) {
+            link.out.announced.push(record);
+        }
+    }
+
+    pub fn gone_everywhere(&mut self, record: Gone) {
+        for link in self.links.iter_mut().filter(|link| link.up) {
+            link.out.gone.push(record);
+        }
+    }
+
+    pub fn pull(&mut self, to: LinkIndex, record: Pulled, now: Now) {
+        let link = self.link(to);
+        link.out.pulls.push(record);
+        if link.unanswered == 0 {
+            link.heard_ms = now.mono_ms;
+        }
+        link.unanswered = link.unanswered.saturating_add(1);
+    }
+
+    /// An inbox answer came over the link.
+    pub fn answered(&mut self, from: LinkIndex, now: Now) {
+        let link = self.link(from);
+        link.unanswered = link.unanswered.saturating_sub(1);
+        link.heard_ms = now.mono_ms;
+    }
+
+    pub fn ack(&mut self, record: Acked) {
+        if let Some(to) = self.preferred() {
+            self.link(to).out.acks.push(record);
+        }
+    }
+
+    pub fn group_ack(&mut self, app: AppId, seq: Seq) {
+        let Some(to) = self.preferred() else { return };
+        let acks = &mut self.link(to).out.group_acks;
+        let recent = acks.iter_mut().rev().take(GROUP_ACKS_SEARCHED);
+        match { recent }.find(|ack| (ack.app, ack.seq) == (app, seq)) {
+            Some(ack) => ack.count += 1,
+            None => acks.push(GroupAcked { app, seq, count: 1 }),
+        }
+    }
+
+    /// Appends a frame that is no list.
+    pub fn frame(&mut self, to: LinkIndex, encode: impl FnOnce(&mut Vec<u8>)) {
+        encode(&mut self.link(to).out.frames);
+    }
+
+    /// Slots that walks have still to visit.
+    pub fn walk_left(&self, slots: u32) -> u64 {
+        let walks = self.links.iter().filter_map(|link| link.walk).chain(self.repull);
+        walks.map(|at| u64::from(slots.saturating_sub(at))).sum()
+    }
+
+    /// When the links need a turn.
+    pub fn deadline_ms(&self, window: u32, now_ms: u64) -> Option<u64> {
+        let of_link = |link: &Link| {
+            if !link.out.is_empty() {
+                return Some(now_ms);
+            }
+            link.walk.map(|_| link.walk_at_ms(window, now_ms))
+        };
+        let repull = self.repull.and(self.preferred());
+        let repull = repull.map(|to| self.links[to.0 as usize].walk_at_ms(window, now_ms));
+        self.links.iter().filter_map(of_link).chain(repull).min()
+    }
+
+    fn link(&mut self, index: LinkIndex) -> &mut Link {
+        &mut self.links[index.0 as usize]
+    }
+
+    pub fn invariants(&self) {
+        for link in &self.links {
+            assert!(link.up || link.out.is_empty(), "nothing is kept for a lost link");
+            assert!(link.up || (link.walk.is_none() && link.unanswered == 0));
+        }
+        assert!(self.repull.is_none() || self.up() > 0);
+    }
+}
+
+impl Link {
+    /// When the walk may go on.
+    fn walk_at_ms(&self, window: u32, now_ms: u64) -> u64 {
+        if self.unanswered < window { now_ms } else { self.heard_ms + STALL_MS }
+    }
+
+    /// Slots that the walk may visit now.
+    fn allowance(&mut self, window: u32, now: Now) -> u32 {
+        if self.unanswered >= window && now.mono_ms >= self.heard_ms + STALL_MS {
+            self.unanswered = 0;
+        }
+        window.saturating_sub(self.unanswered)
+    }
+}
+
+impl Outgoing {
+    fn is_empty(&self) -> bool {
+        self.announced.is_empty()
+            && self.pulls.is_empty()
+            && self.acks.is_empty()
+            && self.group_acks.is_empty()
+            && self.gone.is_empty()
+            && self.frames.is_empty()
+    }
+}
+
+impl Core {
+    pub(super) fn on_link_up(&mut self, index: LinkIndex) {
+        self.links.uses = self.links.uses.checked_add(1).unwrap_or(1);
+        let used = self.links.uses;
+        let link = self.links.link(index);
+        assert!(!link.up, "a link comes up once");
+        link.up = true;
+        link.used = used;
+        link.walk = Some(0);
+        self.fetch_after_link_change(None);
+    }
+
+    pub(super) fn on_link_down(&mut self, index: LinkIndex) {
+        let link = self.links.link(index);
+        if !link.up {
+            return;
+        }
+        link.up = false;
+        link.walk = None;
+        link.unanswered = 0;
+        link.out = Outgoing::default();
+        let others = self.links.preferred().is_some() && !self.bug(SeededBug::NoPullAfterLinkLoss);
+        self.links.repull = others.then_some(0);
+        self.fetch_after_link_change(Some(index));
+    }
+
+    /// Advances every walk.
+    pub(super) fn walk(&mut self, now: Now) {
+        let window = self.config.announce_budget;
+        for index in (0..self.config.links).map(LinkIndex) {
+            let Some(first) = self.links.link(index).walk else { continue };
+            let end = self.slots_end.min(first + self.links.link(index).allowance(window, now));
+            for slot in first..end {
+                self.announce_again(index, slot, now);
+            }
+            self.links.link(index).walk = (end < self.slots_end).then_some(end);
+        }
+        let (Some(first), Some(index)) = (self.links.repull, self.links.preferred()) else {
+            return;
+        };
+        let end = self.slots_end.min(first + self.links.link(index).allowance(window, now));
+        for slot in first..end {
+            self.ask_again(index, slot, now);
+        }
+        self.links.repull = (end < self.slots_end).then_some(end);
+    }
+
+    /// A link is new: tell it of the session, and pull there, because what the node stored while
+    /// it did not know the session went nowhere.
+    fn announce_again(&mut self, index: LinkIndex, slot: u32, now: Now) {
+        if self.rows.get(slot).is_none_or(|row| row.state != State::Online) {
+            return;
+        }
+        let record = self.announcement(slot);
+        self.links.link(index).out.announced.push(record);
+        self.counters.add(Counter::Announced, 1);
+        self.pull_inbox_over(index, slot, now);
+        self.ask_group_again(index, slot);
+    }
+
+    /// A link was lost: whatever this session waits for is asked for again.
+    fn ask_again(&mut self, index: LinkIndex, slot: u32, now: Now) {
+        let Some(row) = self.rows.get(slot).filter(|row| row.state == State::Online) else {
+            return;
+        };
+        if row.flags.has(Flags::PULLING) && !row.flags.has(Flags::OWED) {
+            self.pull_inbox_over(index, slot, now);
+        }
+        self.ask_group_again(index, slot);
+    }
+
+    fn ask_group_again(&mut self, index: LinkIndex, slot: u32) {
+        let Row { flags, group_over, .. } = self.rows[slot];
+        let is_lost = !self.links.is_in_use(group_over);
+        if flags.has(Flags::G_PULLING) && !flags.has(Flags::G_OWED) && is_lost {
+            self.send_group_pull(index, slot);
+        }
+    }
+
+    /// Asks for the group entries of the session's topics.
+    pub(super) fn send_group_pull(&mut self, to: LinkIndex, slot: u32) {
+        let row = &mut self.rows[slot];
+        row.group_over = self.links.use_of(to);
+        let mut topics = [TopicId::ALL; TOPICS_PER_SESSION_MAX];
+        let mut count = 0;
+        for topic in self.topics.of(row.topics) {
+            topics[count] = topic;
+            count += 1;
+        }
+        let (app, session, from) = (self.apps[row.app].id, row.session(slot), row.group);
+        self.links.frame(to, |out| {
+            to_control::group_pull(out, app, session, from, &topics[..count]);
+        });
+    }
+
+    /// Encodes what the turn has collected: an announcement before the session's pull, its pull
+    /// before its end.
+    pub(super) fn flush_links(&mut self, out: &mut Actions) {
+        for (link, index) in self.links.links.iter_mut().zip(0u8..) {
+            if link.out.is_empty() {
+                continue;
+            }
+            let to = LinkIndex(index);
+            put_list(out, to, &mut link.out.announced, to_control::announce);
+            put_list(out, to, &mut link.out.pulls, to_control::pull);
+            put_list(out, to, &mut link.out.acks, to_control::ack);
+            put_list(out, to, &mut link.out.group_acks, to_control::group_ack);
+            if !link.out.frames.is_empty() {
+                let frame = out.write(|bytes| bytes.extend_from_slice(&link.out.frames));
+                out.list.push(Action::SendLink { link: to, frame });
+                link.out.frames.clear();
+            }
+            put_list(out, to, &mut link.out.gone, to_control::gone);
+        }
+    }
+}
+
+/// Encodes the records, in as many frames as they need, and forgets them.
+fn put_list<R: Record>(
+    out: &mut Actions,
+    link: LinkIndex,
+    records: &mut Vec<R>,
+    encode: impl Fn(&mut Vec<u8>, &[R]),
+) {
+    for records in records.chunks(LINK_BODY_BYTES_MAX / R::BYTES) {
+        let frame = out.write(|bytes| encode(bytes, records));
+        out.list.push(Action::SendLink { link, frame });
+    }
+    records.clear();
+}
