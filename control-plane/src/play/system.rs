@@ -1,0 +1,282 @@
+//! The servers of a play: their directory, keys, configuration files, and their order.
+//!
+//! Everything lies in one directory: keys (mode 0600), a configuration file and a log for each
+//! process, the store. A temporary one is removed at the end; a given one is kept, and a later play
+//! in it goes on with the same keys, apps and messages.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::ports::Ports;
+use super::process::{Process, Spec};
+use crate::cli::client::{Client, NewApp, Quota};
+
+/// The app that simulated devices belong to.
+pub const APP: &str = "play";
+
+/// Far above what one machine does, so that a quota does not end a measurement.
+const QUOTA: Quota = Quota {
+    messages_per_s: Some(1_000_000),
+    inbox_entries_max: Some(100_000),
+    group_log_entries_max: Some(100_000),
+};
+
+const API_PORT: u16 = 7420;
+const LINK_PORT: u16 = 7410;
+const BROKER_PORT: u16 = 7400;
+const BROKER_ADMIN_PORT: u16 = 7401;
+
+/// Where messages are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Inside the one control node.
+    Embedded,
+    /// In a hawser-kv process, over a Unix socket.
+    Kv,
+}
+
+#[derive(Clone, Debug)]
+pub struct SystemPlan {
+    /// `None`: a temporary one.
+    pub data_dir: Option<PathBuf>,
+    pub control_nodes: u16,
+    pub store: Store,
+    /// Use the documented ports where they are free.
+    pub documented_ports: bool,
+}
+
+/// A running system.
+#[derive(Debug)]
+pub struct System {
+    /// In the order in which they were started.
+    processes: Vec<Process>,
+    pub addresses: Addresses,
+    pub operator_key: String,
+    /// After the processes: dropped when they are gone.
+    directory: Directory,
+}
+
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub api: Vec<SocketAddr>,
+    pub link: Vec<SocketAddr>,
+    pub broker: SocketAddr,
+    pub broker_admin: SocketAddr,
+}
+
+/// Which process to kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The first control node.
+    Control,
+    Broker,
+}
+
+impl System {
+    pub async fn start(plan: &SystemPlan) -> anyhow::Result<System> {
+        let directory = Directory::open(plan.data_dir.as_deref())?;
+        let operator_key = directory.key("operator.key")?;
+        directory.key("link.key")?;
+        let addresses = Addresses::choose(plan)?;
+        let mut system = System { processes: Vec::new(), addresses, operator_key, directory };
+        let socket = system.directory.path.join("kv.sock");
+        if plan.store == Store::Kv {
+            system.start_kv(&socket).await?;
+        }
+        for index in 0..plan.control_nodes as usize {
+            let store = match plan.store {
+                Store::Embedded => "embedded".to_owned(),
+                Store::Kv => format!("unix://{}", socket.display()),
+            };
+            system.start_control(index, &store).await?;
+        }
+        system.start_broker().await?;
+        Ok(system)
+    }
+
+    async fn start_kv(&mut self, socket: &Path) -> anyhow::Result<()> {
+        let data = self.directory.path.join("kv");
+        let config = format!("data_dir = {:?}\nlisten = []\nlisten_unix = {socket:?}\n", data);
+        self.start_server("kv", "hawser-kv", &config).await
+    }
+
+    async fn start_control(&mut self, index: usize, store: &str) -> anyhow::Result<()> {
+        let path = &self.directory.path;
+        let name = format!("control-{}", index + 1);
+        let config = format!(
+            "node_id = {}\nlisten_api = \"{}\"\nlisten_link = \"{}\"\ndata_dir = {:?}\nstore = {store:?}\n\
+             link_key_file = {:?}\nadmin_key_file = {:?}\nbroker_addresses = [\"{}\"]\n",
+            index + 1,
+            self.addresses.api[index],
+            self.addresses.link[index],
+            path.join(&name),
+            path.join("link.key"),
+            path.join("operator.key"),
+            self.addresses.broker,
+        );
+        self.start_server(&name, "hawser-control", &config).await
+    }
+
+    async fn start_broker(&mut self) -> anyhow::Result<()> {
+        let path = &self.directory.path;
+        let Addresses { link, broker, broker_admin, .. } = &self.addresses;
+        let links: Vec<String> = link.iter().map(SocketAddr::to_string).collect();
+        // Not pinned: here the cores also carry the other processes.
+        let config = format!(
+            "broker_id = 1\nlisten = [\"{broker}\"]\nadmin = \"{broker_admin}\"\ncontrol = {links:?}\n\
+             link_key_file = {:?}\nstate_dir = {:?}\npin = false\n",
+            path.join("link.key"),
+            path.join("broker"),
+        );
+        self.start_server("broker", "hawser-broker", &config).await
+    }
+
+    async fn start_server(&mut self, name: &str, program: &str, config: &str) -> anyhow::Result<()> {
+        let path = &self.directory.path;
+        let file = path.join(format!("{name}.toml"));
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        let spec = Spec {
+            name: name.to_owned(),
+            program: beside_us(program)?,
+            args: vec!["--config".to_owned(), file.display().to_string()],
+            env: Vec::new(),
+            log: path.join(format!("{name}.log")),
+        };
+        self.processes.push(Process::start_server(spec).await?.0);
+        Ok(())
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory.path
+    }
+
+    /// An error if a server has died.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.processes.iter_mut().try_for_each(Process::check)
+    }
+
+    /// Takes the process out, to be killed; [`System::put_back`] returns it.
+    pub fn take(&mut self, victim: Victim) -> anyhow::Result<Process> {
+        let name = match victim {
+            Victim::Control => "control-1",
+            Victim::Broker => "broker",
+        };
+        let index = self.processes.iter().position(|process| process.name() == name);
+        Ok(self.processes.remove(index.with_context(|| format!("there is no {name}"))?))
+    }
+
+    pub fn put_back(&mut self, process: Process) {
+        self.processes.push(process);
+    }
+
+    /// A client with the operator's key for each control node.
+    pub fn operators(&self) -> Vec<Client> {
+        let client = |api| Client::new(&format!("http://{api}"), &self.operator_key);
+        self.addresses.api.iter().map(client).collect()
+    }
+
+    /// The play's app: registered once per data directory, since its secrets are shown once.
+    pub async fn app(&self) -> anyhow::Result<NewApp> {
+        let path = self.directory.path.join("app.json");
+        if let Ok(text) = fs::read_to_string(&path) {
+            return serde_json::from_str(&text)
+                .with_context(|| format!("{} is damaged", path.display()));
+        }
+        let app = self.operators()[0].app_create(APP, QUOTA).await?;
+        write_secret(&path, &serde_json::to_string_pretty(&app)?)?;
+        Ok(app)
+    }
+
+    /// Stops the broker first, so that nothing arrives at nodes that are gone, and the store last.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let rank = |process: &Process| match process.name() {
+            "broker" => 0,
+            "kv" => 2,
+            _ => 1,
+        };
+        self.processes.sort_by_key(rank);
+        for process in self.processes {
+            process.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Addresses {
+    fn choose(plan: &SystemPlan) -> anyhow::Result<Addresses> {
+        let mut ports = Ports::new();
+        let mut choose = |documented: u16| match plan.documented_ports {
+            true => ports.preferably(documented),
+            false => ports.any(),
+        };
+        let nodes = 0..plan.control_nodes;
+        Ok(Addresses {
+            broker: choose(BROKER_PORT)?,
+            broker_admin: choose(BROKER_ADMIN_PORT)?,
+            link: nodes.clone().map(|node| choose(LINK_PORT + node)).collect::<Result<_, _>>()?,
+            api: nodes.map(|node| choose(API_PORT + node)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A program that lies in the directory of this one.
+pub fn beside_us(program: &str) -> anyhow::Result<PathBuf> {
+    let us = std::env::current_exe().context("cannot find this program's own path")?;
+    Ok(us.parent().context("a program lies in a directory")?.join(program))
+}
+
+/// Where a system keeps everything. A temporary one is removed when dropped.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl Directory {
+    fn open(given: Option<&Path>) -> anyhow::Result<Directory> {
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => std::env::temp_dir().join(format!("hawser-play-{}", std::process::id())),
+        };
+        if given.is_none() && path.exists() {
+            // Of an earlier process with our number, which was killed.
+            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make {}", path.display()))?;
+        let path = path.canonicalize()?;
+        Ok(Directory { path, temporary: given.is_none() })
+    }
+
+    /// 32 random bytes in hex, made on first use.
+    fn key(&self, name: &str) -> anyhow::Result<String> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(key) => return Ok(key.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => bail!("cannot read {}: {error}", path.display()),
+        }
+        let key: String = crate::secrets::random::<32>().iter().map(|b| format!("{b:02x}")).collect();
+        write_secret(&path, &key)?;
+        Ok(key)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if self.temporary {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
