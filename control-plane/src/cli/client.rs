@@ -174,7 +174,11 @@ impl Client {
         self.call(Method::POST, &["apps", app, "messages"], Some(push)).await
     }
 
-    pub async fn push_batch(&self, app: &str, pushes: &[Push]) -> Result<Vec<PushResult>, ApiError> {
+    pub async fn push_batch(
+        &self,
+        app: &str,
+        pushes: &[Push],
+    ) -> Result<Vec<PushResult>, ApiError> {
         #[derive(Serialize)]
         struct Batch<'a> {
             messages: &'a [Push],
@@ -184,10 +188,10 @@ impl Client {
             results: Vec<PushResult>,
         }
         let path = ["apps", app, "messages:batch"];
-        let answer: Results = self.call(Method::POST, &path, Some(&Batch { messages: pushes })).await?;
+        let answer: Results =
+            self.call(Method::POST, &path, Some(&Batch { messages: pushes })).await?;
         if answer.results.len() != pushes.len() {
-            let reason =
-                format!("{} results for {} messages", answer.results.len(), pushes.len());
+            let reason = format!("{} results for {} messages", answer.results.len(), pushes.len());
             return Err(ApiError::NotUnderstood { url: self.url.clone(), reason });
         }
         Ok(answer.results)
@@ -207,7 +211,8 @@ impl Client {
 
     /// Where devices of the app should connect, best first.
     pub async fn addresses(&self, app: &str) -> Result<Value, ApiError> {
-        let request = self.http.get(format!("{}/v1/devices/addresses", self.url)).query(&[("app", app)]);
+        let request =
+            self.http.get(format!("{}/v1/devices/addresses", self.url)).query(&[("app", app)]);
         self.answer(request).await
     }
 
@@ -324,7 +329,8 @@ mod tests {
     fn only_what_passes_is_retried() {
         let client = Client::new("http://127.0.0.1:1", "k");
         let body = br#"{"error":{"code":"c","message":"m"}}"#;
-        for (status, expect) in [(400, false), (401, false), (404, false), (429, true), (503, true)] {
+        for (status, expect) in [(400, false), (401, false), (404, false), (429, true), (503, true)]
+        {
             let error = client.refusal(StatusCode::from_u16(status).unwrap(), body);
             assert_eq!(error.may_retry(), expect, "{status}");
         }

@@ -90,8 +90,9 @@ impl PlayFile {
 
     /// Writes the file until the guard is dropped.
     pub fn publish(&self) -> anyhow::Result<Published> {
-        let path = PlayFile::path()
-            .context("cannot tell other terminals about this play: neither XDG_RUNTIME_DIR nor HOME is set")?;
+        let path = PlayFile::path().context(
+            "cannot tell other terminals about this play: neither XDG_RUNTIME_DIR nor HOME is set",
+        )?;
         let directory = path.parent().context("the file lies in a directory")?;
         let shown = || format!("cannot write {}", path.display());
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -111,7 +112,8 @@ impl PlayFile {
     }
 
     fn path() -> Option<PathBuf> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set =
+            |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let directory = set("XDG_RUNTIME_DIR")
             .map(|runtime| runtime.join("hawser"))
             .or_else(|| Some(set("HOME")?.join(".config/hawser")))?;

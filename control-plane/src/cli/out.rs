@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn tables_have_no_trailing_blanks() {
-        let rows = vec![vec!["a".to_owned(), "1".to_owned()], vec!["bb".to_owned(), "22".to_owned()]];
+        let rows =
+            vec![vec!["a".to_owned(), "1".to_owned()], vec!["bb".to_owned(), "22".to_owned()]];
         assert_eq!(table(&["NAME", "N"], &[1], rows), " NAME   N\n a      1\n bb    22\n");
     }
 }

@@ -102,7 +102,9 @@ const DEADLINE_PER_ITEM: Duration = Duration::from_micros(500);
 pub async fn run(args: PlayArgs, format: Format) -> anyhow::Result<()> {
     let store = match (args.store, args.control_nodes) {
         (Some(StoreChoice::Embedded), 2..) => {
-            return Err(Usage("--store embedded is inside one control node; two need --store kv").into());
+            return Err(
+                Usage("--store embedded is inside one control node; two need --store kv").into()
+            );
         }
         (Some(StoreChoice::Embedded), _) | (None, 1) => Store::Embedded,
         (Some(StoreChoice::Kv), _) | (None, _) => Store::Kv,

@@ -62,7 +62,9 @@ pub async fn run(args: TailArgs, format: Format) -> anyhow::Result<()> {
         return Err(Usage("--device: 1 to 64 bytes without control characters").into());
     }
     if args.topics.len() > TOPICS_PER_SESSION_MAX || !args.topics.iter().all(|t| is_topic_name(t)) {
-        return Err(Usage("--topic: at most 32, each 1 to 128 bytes without control characters").into());
+        return Err(
+            Usage("--topic: at most 32, each 1 to 128 bytes without control characters").into()
+        );
     }
     let client = args.target.client(Role::App)?;
     let app = args.target.app()?;

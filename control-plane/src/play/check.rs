@@ -251,7 +251,8 @@ impl Ledger {
     /// What is missing, for a person: the first few deliveries that did not happen.
     pub fn missing(&self, examples_max: usize) -> Vec<String> {
         let singles = (0u32..).zip(&self.singles);
-        let singles = singles.filter(|(_, single)| single.accepted_seq != 0 && single.seen_seq == 0);
+        let singles =
+            singles.filter(|(_, single)| single.accepted_seq != 0 && single.seen_seq == 0);
         let singles = singles.map(|(number, single)| {
             let device = number % self.devices;
             format!("message {number}: device {device}, inbox entry {}", single.accepted_seq)
@@ -263,7 +264,8 @@ impl Ledger {
                 group.audience.has(device, self.topics) && !seen
             });
             let seq = group.accepted_seq;
-            missed.map(move |device| format!("group message {number}: device {device}, entry {seq}"))
+            missed
+                .map(move |device| format!("group message {number}: device {device}, entry {seq}"))
         });
         singles.chain(groups).take(examples_max).collect()
     }

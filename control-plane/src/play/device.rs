@@ -59,7 +59,11 @@ impl Clock {
 }
 
 /// Runs the device until it stops; says why.
-pub(crate) async fn live(session: &mut Session, owner: &mut impl Owner, clock: Clock) -> CloseReason {
+pub(crate) async fn live(
+    session: &mut Session,
+    owner: &mut impl Owner,
+    clock: Clock,
+) -> CloseReason {
     loop {
         if let Some(reason) = session.stopped() {
             return reason;

@@ -89,7 +89,10 @@ impl Credentials {
 
 /// Runs the fleet until standard input closes.
 pub fn run(plan: FleetPlan) -> anyhow::Result<()> {
-    anyhow::ensure!(plan.count <= DEVICES_PER_FLEET_MAX, "a fleet has at most {DEVICES_PER_FLEET_MAX} devices");
+    anyhow::ensure!(
+        plan.count <= DEVICES_PER_FLEET_MAX,
+        "a fleet has at most {DEVICES_PER_FLEET_MAX} devices"
+    );
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).context("cannot read the credentials")?;
     let (app, key_id, key) =
@@ -159,7 +162,8 @@ impl Fleet {
     }
 
     fn ticket(&self, device: u32) -> Vec<u8> {
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        let now_s =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         let mut ticket = Ticket::unsigned(
             Algorithm::Ed25519,
             self.key_id,

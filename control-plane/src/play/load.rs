@@ -136,7 +136,8 @@ impl Caller {
     /// The sequence numbers of the messages, in their order.
     async fn push_until_accepted(&mut self, pushes: Vec<Push>) -> Result<Vec<u64>, ApiError> {
         let mut seqs = vec![0; pushes.len()];
-        let (mut places, mut open): (Vec<usize>, Vec<Push>) = pushes.into_iter().enumerate().unzip();
+        let (mut places, mut open): (Vec<usize>, Vec<Push>) =
+            pushes.into_iter().enumerate().unzip();
         loop {
             match self.clients[0].push_batch(&self.app, &open).await {
                 Ok(results) => {

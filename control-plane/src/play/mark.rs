@@ -74,7 +74,9 @@ mod tests {
 
     #[test]
     fn other_payloads_have_no_mark() {
-        for payload in ["", "hello", "play", "play x 1 2", "play d 1", "play d 1 2 3", "play d -1 2"] {
+        for payload in
+            ["", "hello", "play", "play x 1 2", "play d 1", "play d 1 2 3", "play d -1 2"]
+        {
             assert_eq!(Mark::parse(payload.as_bytes()), None, "{payload:?}");
         }
         assert_eq!(Mark::parse(&[0xff, 0xfe]), None);

@@ -105,13 +105,13 @@ const EXAMPLES_MAX: usize = 5;
 pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
     let start = Instant::now();
     line.update("starting the servers");
-    let system = System::start(&SystemPlan {
+    let system_plan = SystemPlan {
         data_dir: plan.data_dir.clone(),
         control_nodes: plan.control_nodes,
         store: plan.store,
         documented_ports: false,
-    });
-    let system = system.await?;
+    };
+    let system = System::start(&system_plan).await?;
     let app = system.app().await?;
     let credentials = Credentials {
         app: app.name.clone(),
@@ -163,7 +163,8 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
     run.until(Goal::Connected).await?;
     let dropped_connections = run.dropped_connections(before).await?;
     let elapsed = start.elapsed();
-    run.finish(Measured { connecting, delivering, unacknowledged, dropped_connections, elapsed }).await
+    run.finish(Measured { connecting, delivering, unacknowledged, dropped_connections, elapsed })
+        .await
 }
 
 /// What a phase waits for.
@@ -270,11 +271,14 @@ impl Run<'_> {
             match record.what {
                 What::Ready => {
                     self.welcomes += 1;
-                    self.online_count += u32::from(!std::mem::replace(&mut self.online[device], true));
-                    self.known_count += u32::from(!std::mem::replace(&mut self.known[device], true));
+                    self.online_count +=
+                        u32::from(!std::mem::replace(&mut self.online[device], true));
+                    self.known_count +=
+                        u32::from(!std::mem::replace(&mut self.known[device], true));
                 }
                 What::Lost => {
-                    self.online_count -= u32::from(std::mem::replace(&mut self.online[device], false));
+                    self.online_count -=
+                        u32::from(std::mem::replace(&mut self.online[device], false));
                 }
                 What::Reset => self.resets += 1,
                 What::Seen { kind, stream, seq, number, latency_us } => {
@@ -324,7 +328,11 @@ impl Run<'_> {
         };
         let process = self.advance(Goal::Delivered, Some(Box::pin(restart))).await?;
         let process = process.context("a restart ends with a process or an error")?;
-        self.line.say(&format!("{} is back after {} ms", process.name(), killed.elapsed().as_millis()));
+        self.line.say(&format!(
+            "{} is back after {} ms",
+            process.name(),
+            killed.elapsed().as_millis()
+        ));
         self.system.put_back(process);
         Ok(())
     }
@@ -345,7 +353,8 @@ impl Run<'_> {
             askers.spawn(async move {
                 let mut unacknowledged = 0;
                 for device in (index..devices).step_by(CALLERS as usize) {
-                    unacknowledged += u64::from(!is_settled(&client, &app, device, deadline).await?);
+                    unacknowledged +=
+                        u64::from(!is_settled(&client, &app, device, deadline).await?);
                 }
                 Ok::<u64, anyhow::Error>(unacknowledged)
             });
@@ -392,7 +401,8 @@ impl Run<'_> {
             latency: Latency::of(&self.latency),
             group_latency: Latency::of(&self.group_latency),
             connects_per_s: f64::from(self.known_count) / measured.connecting.as_secs_f64(),
-            messages_per_s: self.ledger.delivered_count() as f64 / measured.delivering.as_secs_f64(),
+            messages_per_s: self.ledger.delivered_count() as f64
+                / measured.delivering.as_secs_f64(),
             reconnects: self.welcomes - u64::from(self.known_count),
             dropped_connections: measured.dropped_connections,
             resets: self.resets,
@@ -430,7 +440,9 @@ impl Run<'_> {
         if Instant::now() >= self.deadline {
             complaints.push(format!("the deadline of {} s passed", self.plan.deadline.as_secs()));
         }
-        complaints.extend(self.ledger.missing(EXAMPLES_MAX).into_iter().map(|line| format!("missing {line}")));
+        complaints.extend(
+            self.ledger.missing(EXAMPLES_MAX).into_iter().map(|line| format!("missing {line}")),
+        );
         complaints
     }
 }
@@ -464,7 +476,12 @@ fn histogram() -> Histogram<u64> {
 impl Latency {
     fn of(histogram: &Histogram<u64>) -> Latency {
         let at = |quantile| milliseconds(histogram.value_at_quantile(quantile));
-        Latency { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: milliseconds(histogram.max()) }
+        Latency {
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: milliseconds(histogram.max()),
+        }
     }
 }
 

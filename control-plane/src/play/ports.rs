@@ -23,7 +23,10 @@ pub struct Ports {
 impl Ports {
     /// Plays of different processes start at different places.
     pub fn new() -> Ports {
-        Ports { next: (std::process::id().wrapping_mul(61) % u32::from(COUNT)) as u16, given: Vec::new() }
+        Ports {
+            next: (std::process::id().wrapping_mul(61) % u32::from(COUNT)) as u16,
+            given: Vec::new(),
+        }
     }
 
     /// This port if it is free, else any.

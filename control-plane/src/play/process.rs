@@ -177,7 +177,13 @@ mod tests {
         let log = std::env::temp_dir().join(format!("hawser-process-{}", std::process::id()));
         let args = vec!["-c".to_owned(), script.to_owned()];
         let program = PathBuf::from("/bin/sh");
-        Spec { name: "the child".to_owned(), program, args, env: vec![("WORD", "port".into())], log }
+        Spec {
+            name: "the child".to_owned(),
+            program,
+            args,
+            env: vec![("WORD", "port".into())],
+            log,
+        }
     }
 
     #[tokio::test]

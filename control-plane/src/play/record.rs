@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn records_survive_their_byte_form() {
-        let seen = |kind, stream| What::Seen { kind, stream, seq: 1 << 40, number: 7, latency_us: 9 };
+        let seen =
+            |kind, stream| What::Seen { kind, stream, seq: 1 << 40, number: 7, latency_us: 9 };
         for what in [
             What::Ready,
             What::Lost,

@@ -5,7 +5,7 @@
 //! in it goes on with the same keys, apps and messages.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -136,7 +136,12 @@ impl System {
         self.start_server("broker", "hawser-broker", &config).await
     }
 
-    async fn start_server(&mut self, name: &str, program: &str, config: &str) -> anyhow::Result<()> {
+    async fn start_server(
+        &mut self,
+        name: &str,
+        program: &str,
+        config: &str,
+    ) -> anyhow::Result<()> {
         let path = &self.directory.path;
         let file = path.join(format!("{name}.toml"));
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
@@ -245,7 +250,8 @@ impl Directory {
         };
         if given.is_none() && path.exists() {
             // Of an earlier process with our number, which was killed.
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
         }
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
@@ -261,7 +267,9 @@ impl Directory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => bail!("cannot read {}: {error}", path.display()),
         }
-        let key: String = crate::secrets::random::<32>().iter().map(|b| format!("{b:02x}")).collect();
+        let mut random = [0; 32];
+        fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         write_secret(&path, &key)?;
         Ok(key)
     }

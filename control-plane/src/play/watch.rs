@@ -50,15 +50,15 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     line.update("starting the servers");
-    let system = System::start(&SystemPlan {
+    let system_plan = SystemPlan {
         data_dir: plan.data_dir.clone(),
         control_nodes: plan.control_nodes,
         store: plan.store,
         documented_ports: true,
-    });
+    };
     // Until the system is complete, a signal drops what has been started, which kills it.
     let mut system = tokio::select! {
-        system = system => system?,
+        system = System::start(&system_plan) => system?,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
