@@ -3,6 +3,7 @@
 //! ```text
 //! records   names and bytes of everything in the store
 //! node      what a control node decides: events and the time in, actions out
+//! cli       the operator's command line;  play: a whole system on one machine
 //! ```
 
 #![forbid(unsafe_code)]
@@ -10,3 +11,7 @@
 pub mod records;
 
 pub mod node;
+
+pub mod cli;
+
+pub mod play;
