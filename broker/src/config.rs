@@ -143,9 +143,9 @@ impl Config {
                 return error(format!("there is no key `{key}`; did you mean `{nearest}`?"));
             }
         }
-        toml::Value::Table(table)
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError(error.to_string().trim().to_owned()))
+        toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
+            ConfigError(error.to_string().trim().replace('\n', " "))
+        })
     }
 
     /// The checks that need no machine.

@@ -1,0 +1,4 @@
+//! The real binary on loopback: start, devices, links, drain.
+
+mod start;
+mod support;
