@@ -1,4 +1,7 @@
 //! The real binary on loopback: start, devices, links, drain.
 
+mod devices;
+mod drain;
+mod links;
 mod start;
 mod support;

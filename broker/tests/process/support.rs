@@ -133,6 +133,11 @@ impl Broker {
         self.child.id()
     }
 
+    /// A file of the broker's state.
+    pub fn state_path(&self, name: &str) -> PathBuf {
+        self.state.path().join(name)
+    }
+
     pub fn signal(&self, signal: i32) {
         // SAFETY: the process is a child that was not waited for, so its id is its own.
         let result = unsafe { libc::kill(self.pid() as i32, signal) };
