@@ -434,8 +434,9 @@ pub enum StoreOp {
     ///   EXEC
     /// ```
     /// → `AppendedAll`, or `Conflict` when EXEC answers nil. No key appears twice in one operation.
-    /// If every entry is a duplicate: UNWATCH, and the outcome without a transaction.
-    AppendAll { stream: StreamId, entries: Vec<NewEntry> },
+    /// If every entry is a duplicate: UNWATCH, and the outcome without a transaction. If the stream
+    /// would have more than `entries_max` entries afterwards: UNWATCH, and `Full`.
+    AppendAll { stream: StreamId, entries_max: u64, entries: Vec<NewEntry> },
     /// `XINFO STREAM stream` → `Tail`.
     Tail { stream: StreamId },
     /// `XINFO STREAM stream`, then `XRANGE stream (after+1)-0 + COUNT count` → `Entries`. In this
@@ -545,6 +546,8 @@ pub enum StoreResult {
         /// One per entry, in order.
         outcomes: Vec<Outcome>,
     },
+    /// The stream has no room for the entries of an `AppendAll`. Nothing was done.
+    Full(Tail),
     Tail(Tail),
     Entries {
         tail: Tail,

@@ -6,6 +6,7 @@ use crate::records::App;
 
 pub mod event;
 pub mod limits;
+pub mod model;
 
 use event::{Actions, Event, Now};
 use limits::Limits;
