@@ -47,7 +47,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line.";
 #[command(name = "hawser", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     /// Print JSON instead of tables
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     pub json: bool,
 
     #[command(subcommand)]

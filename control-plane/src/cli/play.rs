@@ -26,8 +26,8 @@ Examples:
 
 With --once it pushes through the HTTP API, waits for every acknowledgement, and compares what each
 device's application saw with what the API accepted. It fails if a single message was lost,
-repeated or out of order. --kill ends a process with SIGKILL when half of the messages are accepted
-and starts it again on the same data.";
+repeated or out of order. With --kill control no connection may drop; with --kill broker devices
+reconnect.";
 
 #[derive(Debug, clap::Args)]
 pub struct PlayArgs {
@@ -43,7 +43,7 @@ pub struct PlayArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=2))]
     pub control_nodes: u16,
 
-    /// Where messages are stored [default: embedded for one control node, kv for two]
+    /// Store: inside the one control node, or a hawser-kv process [default: kv for two nodes]
     #[arg(long, value_enum)]
     pub store: Option<StoreChoice>,
 
@@ -67,7 +67,7 @@ pub struct PlayArgs {
     #[arg(long, value_name = "N", default_value_t = 10, requires = "once")]
     pub group_messages: u32,
 
-    /// What to kill when half of the messages are accepted
+    /// Kill this with SIGKILL when half of the messages are accepted, and start it again
     #[arg(long, value_enum, value_name = "WHAT", requires = "once")]
     pub kill: Option<KillChoice>,
 
@@ -78,17 +78,13 @@ pub struct PlayArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoreChoice {
-    /// Inside the one control node
     Embedded,
-    /// A hawser-kv process
     Kv,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KillChoice {
-    /// The first control node: no connection may drop
     Control,
-    /// The broker: devices reconnect
     Broker,
 }
 

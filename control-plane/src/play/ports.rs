@@ -57,19 +57,3 @@ impl Ports {
 fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_is_given_once_and_only_when_free() {
-        let mut ports = Ports::new();
-        let taken = ports.any().unwrap();
-        let held = TcpListener::bind(taken).unwrap();
-        assert_ne!(Ports::new().preferably(taken.port()).unwrap(), taken, "somebody listens there");
-        drop(held);
-        assert_ne!(ports.preferably(taken.port()).unwrap(), taken, "it was given before");
-        assert_eq!(Ports::new().preferably(taken.port()).unwrap(), taken);
-    }
-}

@@ -1,0 +1,92 @@
+//! Wrong command lines end with 2 and say what to do; failures end with 1.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+/// Runs `hawser` where no play has left its file, with nothing in the environment.
+fn hawser(line: &[&str]) -> Output {
+    let nowhere = std::env::temp_dir().join("hawser-no-such-directory");
+    Command::new(env!("CARGO_BIN_EXE_hawser"))
+        .args(line)
+        .env_clear()
+        .env("HOME", nowhere)
+        .output()
+        .unwrap()
+}
+
+fn check(line: &[&str], code: i32, part: &str) {
+    let output = hawser(line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{line:?}: {stderr}");
+    assert!(stderr.contains(part), "{line:?} should say {part:?}:\n{stderr}");
+    assert!(output.stdout.is_empty(), "{line:?} printed to standard output");
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let node = ["--url", "http://127.0.0.1:1", "--key", "k", "--app", "a"];
+    let with = |line: &[&'static str]| [line, &node[..]].concat();
+
+    check(&["psuh"], 2, "push");
+    check(&["push", "all"], 2, "--text");
+    check(&["push", "all", "--text", "a", "--file", "b"], 2, "cannot be used with");
+    check(&["push", "device", "--text", "a"], 2, "<DEVICE>");
+    check(&["push", "all", "--text", "a", "--ttl", "soon"], 2, "90s, 15m, 12h or 30d");
+    check(&["push", "all", "--text", "a", "--priority", "urgent"], 2, "low, normal, high");
+    check(&["completions", "cmd"], 2, "bash");
+    check(&with(&["tail", "--device", ""]), 2, "--device");
+    check(&with(&["tail", "--topic", "a\nb"]), 2, "--topic");
+
+    check(&["push", "all", "--text", "a"], 2, "hawser play");
+    check(&["status", "--url", "http://127.0.0.1:1"], 2, "HAWSER_KEY");
+    check(&["ticket", "d", "--url", "http://127.0.0.1:1", "--key", "k"], 2, "HAWSER_APP");
+}
+
+#[test]
+fn wrong_plays_end_with_2() {
+    check(&["play", "--messages", "5"], 2, "--once");
+    check(&["play", "--kill", "control"], 2, "--once");
+    check(&["play", "--once", "--kill", "kernel"], 2, "control, broker");
+    check(&["play", "--once", "--rate", "5"], 2, "--once");
+    check(&["play", "--once", "--devices", "0"], 2, "--devices");
+    check(&["play", "--control-nodes", "3"], 2, "--control-nodes");
+    check(&["play", "--control-nodes", "2", "--store", "embedded"], 2, "--store kv");
+}
+
+#[test]
+fn failures_end_with_1_and_name_the_cause() {
+    // Bound and not listening to HTTP; dropped at once, so that nobody answers.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    let node = ["--url", &url, "--key", "k", "--app", "a"];
+    let with = |line: &[&'static str]| -> Vec<String> {
+        line.iter().chain(&node).map(|&word| word.to_owned()).collect()
+    };
+    for line in [
+        with(&["push", "all", "--text", "a"]),
+        with(&["ticket", "phone-1"]),
+        with(&["devices", "show", "phone-1"]),
+        with(&["status"]),
+        with(&["app", "list"]),
+        with(&["tail"]),
+    ] {
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        check(&line, 1, "Connection refused");
+    }
+    let missing = with(&["push", "all", "--file", "/does/not/exist"]);
+    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+    check(&missing, 1, "cannot read /does/not/exist");
+}
+
+#[test]
+fn completions_name_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = hawser(&["completions", shell]);
+        assert!(output.status.success());
+        let script = String::from_utf8(output.stdout).unwrap();
+        for command in ["app", "ticket", "push", "tail", "play"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+        assert!(script.len() > 1000, "{shell}");
+    }
+}
