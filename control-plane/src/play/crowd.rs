@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
 
-use super::fleet::{Credentials, DEVICES_PER_FLEET_MAX, FleetPlan};
+use super::fleet::{DEVICES_PER_FLEET_MAX, FleetPlan};
 use super::process::{Process, Spec};
 use super::record::{RECORD_BYTES, Record};
 use super::system::{System, beside_us};
@@ -44,7 +44,6 @@ impl Crowd {
     /// Starts as many processes as the devices need. Their records go to `sink`.
     pub async fn start(
         system: &System,
-        credentials: &Credentials,
         devices: u32,
         topics: u32,
         sink: mpsc::Sender<Records>,
@@ -66,11 +65,10 @@ impl Crowd {
                 name: format!("fleet-{}", index + 1),
                 program: beside_us("hawser")?,
                 args: arguments(plan),
-                env: Vec::new(),
                 log: system.directory().join(format!("fleet-{}.log", index + 1)),
             };
             let (process, mut stdin, stdout) = Process::start_piped(spec)?;
-            stdin.write_all(credentials.line().as_bytes()).await?;
+            stdin.write_all(system.credentials().line().as_bytes()).await?;
             tokio::spawn(read(stdout, sink.clone()));
             fleets.push(Fleet { process, stdin });
             first += count;

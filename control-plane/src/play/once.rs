@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::check::{Audience, Ledger, Verdict};
 use super::crowd::{Crowd, Records};
-use super::fleet::{Credentials, device_name};
+use super::fleet::device_name;
 use super::load::{CALLERS, Caller, News};
 use super::mark::Kind;
 use super::process::Process;
@@ -110,19 +110,14 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
         control_nodes: plan.control_nodes,
         store: plan.store,
         documented_ports: false,
+        devices: plan.devices,
     };
     let system = System::start(&system_plan).await?;
-    let app = system.app().await?;
-    let credentials = Credentials {
-        app: app.name.clone(),
-        key_id: app.signing_key.kid,
-        seed: app.signing_key.seed.clone(),
-    };
     let (records_in, records) = mpsc::channel(64);
-    let crowd = Crowd::start(&system, &credentials, plan.devices, plan.topics, records_in).await?;
+    let crowd = Crowd::start(&system, plan.devices, plan.topics, records_in).await?;
     let (news_in, news) = mpsc::channel(64);
-    let clients: Vec<Client> =
-        system.operators().iter().map(|client| client.with_key(&app.api_key)).collect();
+    let clients = system.clients();
+    let app = system.app.name.clone();
     let (accepted, accepted_out) = watch::channel(0);
     let mut run = Run {
         ledger: Ledger::new(plan.devices, plan.topics, plan.messages, &plan.audiences()),
@@ -151,7 +146,7 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
 
     let pushing = Instant::now();
     let before = broker_counts(run.system.addresses.broker_admin).await?;
-    let caller = Caller::new(clients.clone(), app.name.clone(), news_in);
+    let caller = Caller::new(clients.clone(), app.clone(), news_in);
     run.start_callers(caller, accepted_out);
     if run.plan.kill.is_some() {
         run.until(Goal::HalfAccepted).await?;
@@ -159,7 +154,7 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
     }
     run.until(Goal::Delivered).await?;
     let delivering = run.last_delivery.map_or(pushing.elapsed(), |last| last - pushing);
-    let unacknowledged = run.unacknowledged(&clients, &app.name).await?;
+    let unacknowledged = run.unacknowledged(&clients, &app).await?;
     run.until(Goal::Connected).await?;
     let dropped_connections = run.dropped_connections(before).await?;
     let elapsed = start.elapsed();

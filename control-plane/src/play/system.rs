@@ -9,11 +9,14 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::fleet::Credentials;
 use super::ports::Ports;
 use super::process::{Process, Spec};
+use super::scrape::{ShardState, broker_shards};
 use crate::cli::client::{Client, NewApp, Quota};
 
 /// The app that simulated devices belong to.
@@ -25,6 +28,9 @@ const QUOTA: Quota = Quota {
     inbox_entries_max: Some(100_000),
     group_log_entries_max: Some(100_000),
 };
+
+/// Room for those who connect beside the simulated devices.
+const CONNECTIONS_MIN: u64 = 10_000;
 
 const API_PORT: u16 = 7420;
 const LINK_PORT: u16 = 7410;
@@ -48,6 +54,8 @@ pub struct SystemPlan {
     pub store: Store,
     /// Use the documented ports where they are free.
     pub documented_ports: bool,
+    /// Devices that the broker should hold.
+    pub devices: u32,
 }
 
 /// A running system.
@@ -57,6 +65,7 @@ pub struct System {
     processes: Vec<Process>,
     pub addresses: Addresses,
     pub operator_key: String,
+    pub app: NewApp,
     /// After the processes: dropped when they are gone.
     directory: Directory,
 }
@@ -78,82 +87,26 @@ pub enum Victim {
 }
 
 impl System {
+    /// Returns when devices can connect and pushes reach them.
     pub async fn start(plan: &SystemPlan) -> anyhow::Result<System> {
         let directory = Directory::open(plan.data_dir.as_deref())?;
         let operator_key = directory.key("operator.key")?;
         directory.key("link.key")?;
         let addresses = Addresses::choose(plan)?;
-        let mut system = System { processes: Vec::new(), addresses, operator_key, directory };
-        let socket = system.directory.path.join("kv.sock");
+        let mut processes = Vec::new();
         if plan.store == Store::Kv {
-            system.start_kv(&socket).await?;
+            processes.push(directory.start_kv().await?);
         }
-        for index in 0..plan.control_nodes as usize {
-            let store = match plan.store {
-                Store::Embedded => "embedded".to_owned(),
-                Store::Kv => format!("unix://{}", socket.display()),
-            };
-            system.start_control(index, &store).await?;
+        for index in 0..addresses.api.len() {
+            processes.push(directory.start_control(index, plan.store, &addresses).await?);
         }
-        system.start_broker().await?;
-        Ok(system)
-    }
-
-    async fn start_kv(&mut self, socket: &Path) -> anyhow::Result<()> {
-        let data = self.directory.path.join("kv");
-        let config = format!("data_dir = {:?}\nlisten = []\nlisten_unix = {socket:?}\n", data);
-        self.start_server("kv", "hawser-kv", &config).await
-    }
-
-    async fn start_control(&mut self, index: usize, store: &str) -> anyhow::Result<()> {
-        let path = &self.directory.path;
-        let name = format!("control-{}", index + 1);
-        let config = format!(
-            "node_id = {}\nlisten_api = \"{}\"\nlisten_link = \"{}\"\ndata_dir = {:?}\nstore = {store:?}\n\
-             link_key_file = {:?}\nadmin_key_file = {:?}\nbroker_addresses = [\"{}\"]\n",
-            index + 1,
-            self.addresses.api[index],
-            self.addresses.link[index],
-            path.join(&name),
-            path.join("link.key"),
-            path.join("operator.key"),
-            self.addresses.broker,
-        );
-        self.start_server(&name, "hawser-control", &config).await
-    }
-
-    async fn start_broker(&mut self) -> anyhow::Result<()> {
-        let path = &self.directory.path;
-        let Addresses { link, broker, broker_admin, .. } = &self.addresses;
-        let links: Vec<String> = link.iter().map(SocketAddr::to_string).collect();
-        // Not pinned: here the cores also carry the other processes.
-        let config = format!(
-            "broker_id = 1\nlisten = [\"{broker}\"]\nadmin = \"{broker_admin}\"\ncontrol = {links:?}\n\
-             link_key_file = {:?}\nstate_dir = {:?}\npin = false\n",
-            path.join("link.key"),
-            path.join("broker"),
-        );
-        self.start_server("broker", "hawser-broker", &config).await
-    }
-
-    async fn start_server(
-        &mut self,
-        name: &str,
-        program: &str,
-        config: &str,
-    ) -> anyhow::Result<()> {
-        let path = &self.directory.path;
-        let file = path.join(format!("{name}.toml"));
-        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
-        let spec = Spec {
-            name: name.to_owned(),
-            program: beside_us(program)?,
-            args: vec!["--config".to_owned(), file.display().to_string()],
-            env: Vec::new(),
-            log: path.join(format!("{name}.log")),
-        };
-        self.processes.push(Process::start_server(spec).await?.0);
-        Ok(())
+        let operators = operators(&addresses, &operator_key);
+        let app = directory.app(&operators).await?;
+        // Last, so that its first key set has the app: a broker refuses the devices of an app that
+        // it does not know, and they stay away.
+        processes.push(directory.start_broker(plan.devices, &addresses).await?);
+        linked(&addresses).await?;
+        Ok(System { processes, addresses, operator_key, app, directory })
     }
 
     pub fn directory(&self) -> &Path {
@@ -181,20 +134,21 @@ impl System {
 
     /// A client with the operator's key for each control node.
     pub fn operators(&self) -> Vec<Client> {
-        let client = |api| Client::new(&format!("http://{api}"), &self.operator_key);
-        self.addresses.api.iter().map(client).collect()
+        operators(&self.addresses, &self.operator_key)
     }
 
-    /// The play's app: registered once per data directory, since its secrets are shown once.
-    pub async fn app(&self) -> anyhow::Result<NewApp> {
-        let path = self.directory.path.join("app.json");
-        if let Ok(text) = fs::read_to_string(&path) {
-            return serde_json::from_str(&text)
-                .with_context(|| format!("{} is damaged", path.display()));
+    /// A client with the app's key for each control node.
+    pub fn clients(&self) -> Vec<Client> {
+        self.operators().iter().map(|client| client.with_key(&self.app.api_key)).collect()
+    }
+
+    /// What a fleet needs to sign the tickets of its devices.
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            app: self.app.name.clone(),
+            key_id: self.app.signing_key.kid,
+            seed: self.app.signing_key.seed.clone(),
         }
-        let app = self.operators()[0].app_create(APP, QUOTA).await?;
-        write_secret(&path, &serde_json::to_string_pretty(&app)?)?;
-        Ok(app)
     }
 
     /// Stops the broker first, so that nothing arrives at nodes that are gone, and the store last.
@@ -229,6 +183,30 @@ impl Addresses {
     }
 }
 
+fn operators(addresses: &Addresses, key: &str) -> Vec<Client> {
+    addresses.api.iter().map(|api| Client::new(&format!("http://{api}"), key)).collect()
+}
+
+/// How long the nodes and the broker may take to find each other.
+const LINK_TIMEOUT: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until every shard of the broker has a link to every node, and the apps' keys.
+async fn linked(addresses: &Addresses) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < LINK_TIMEOUT {
+        let shards = broker_shards(addresses.broker_admin).await?;
+        let ready = |shard: &ShardState| {
+            shard.links_up == addresses.link.len() as u64 && shard.keys_version > 0
+        };
+        if !shards.is_empty() && shards.iter().all(ready) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    bail!("the broker and the control nodes did not find each other in {LINK_TIMEOUT:?}");
+}
+
 /// A program that lies in the directory of this one.
 pub fn beside_us(program: &str) -> anyhow::Result<PathBuf> {
     let us = std::env::current_exe().context("cannot find this program's own path")?;
@@ -257,6 +235,95 @@ impl Directory {
         made.with_context(|| format!("cannot make {}", path.display()))?;
         let path = path.canonicalize()?;
         Ok(Directory { path, temporary: given.is_none() })
+    }
+
+    async fn start_kv(&self) -> anyhow::Result<Process> {
+        let (data, socket) = (self.path.join("kv"), self.socket());
+        let config = format!("data_dir = {data:?}\nlisten = []\nlisten_unix = {socket:?}\n");
+        self.start_server("kv", "hawser-kv", &config).await
+    }
+
+    async fn start_control(
+        &self,
+        index: usize,
+        store: Store,
+        addresses: &Addresses,
+    ) -> anyhow::Result<Process> {
+        let name = format!("control-{}", index + 1);
+        let store = match store {
+            Store::Embedded => "embedded".to_owned(),
+            Store::Kv => format!("unix://{}", self.socket().display()),
+        };
+        let config = format!(
+            "node_id = {}\nlisten_api = \"{}\"\nlisten_link = \"{}\"\ndata_dir = {:?}\n\
+             store = {store:?}\nlink_key_file = {:?}\nadmin_key_file = {:?}\n\
+             broker_addresses = [\"{}\"]\n",
+            index + 1,
+            addresses.api[index],
+            addresses.link[index],
+            self.path.join(&name),
+            self.path.join("link.key"),
+            self.path.join("operator.key"),
+            addresses.broker,
+        );
+        self.start_server(&name, "hawser-control", &config).await
+    }
+
+    async fn start_broker(&self, devices: u32, addresses: &Addresses) -> anyhow::Result<Process> {
+        let links: Vec<String> = addresses.link.iter().map(SocketAddr::to_string).collect();
+        // Not pinned: here the cores also carry the other processes.
+        let config = format!(
+            "broker_id = 1\nlisten = [\"{}\"]\nadmin = \"{}\"\ncontrol = {links:?}\n\
+             link_key_file = {:?}\nstate_dir = {:?}\nconnections_max = {}\npin = false\n",
+            addresses.broker,
+            addresses.broker_admin,
+            self.path.join("link.key"),
+            self.path.join("broker"),
+            // The kernel spreads connections over the shards by chance.
+            CONNECTIONS_MIN + 2 * u64::from(devices),
+        );
+        self.start_server("broker", "hawser-broker", &config).await
+    }
+
+    async fn start_server(
+        &self,
+        name: &str,
+        program: &str,
+        config: &str,
+    ) -> anyhow::Result<Process> {
+        let file = self.path.join(format!("{name}.toml"));
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        let spec = Spec {
+            name: name.to_owned(),
+            program: beside_us(program)?,
+            args: vec!["--config".to_owned(), file.display().to_string()],
+            log: self.path.join(format!("{name}.log")),
+        };
+        Ok(Process::start_server(spec).await?.0)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path.join("kv.sock")
+    }
+
+    /// The play's app: registered once per directory, since its secrets are shown once. Returns
+    /// when every node knows it.
+    async fn app(&self, operators: &[Client]) -> anyhow::Result<NewApp> {
+        let path = self.path.join("app.json");
+        let app: NewApp = match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text)
+                .with_context(|| format!("{} is damaged", path.display()))?,
+            Err(_) => {
+                let app = operators[0].app_create(APP, QUOTA).await?;
+                write_secret(&path, &serde_json::to_string_pretty(&app)?)?;
+                app
+            }
+        };
+        for client in operators {
+            // With the app's own key an unknown app is one that the node asks the store for.
+            client.with_key(&app.api_key).device(&app.name, "nobody").await?;
+        }
+        Ok(app)
     }
 
     /// 32 random bytes in hex, made on first use.

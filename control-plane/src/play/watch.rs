@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::crowd::{Crowd, Records};
-use super::fleet::{Credentials, device_name};
+use super::fleet::device_name;
 use super::mark::{Kind, Mark, unix_us};
 use super::record::What;
 use super::system::{Store, System, SystemPlan};
-use crate::cli::client::{Client, NewApp, Payload, Push, To};
+use crate::cli::client::{Client, Payload, Push, To};
 use crate::cli::connection::PlayFile;
 use crate::cli::out::LiveLine;
 
@@ -55,6 +55,7 @@ pub async fn run(
         control_nodes: plan.control_nodes,
         store: plan.store,
         documented_ports: true,
+        devices: plan.devices,
     };
     // Until the system is complete, a signal drops what has been started, which kills it.
     let mut system = tokio::select! {
@@ -62,20 +63,15 @@ pub async fn run(
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    let app = system.app().await?;
-    let file = play_file(&system, &app).publish()?;
-    let credentials = Credentials {
-        app: app.name.clone(),
-        key_id: app.signing_key.kid,
-        seed: app.signing_key.seed.clone(),
-    };
+    let file = play_file(&system).publish()?;
     let (sink, mut records) = mpsc::channel(64);
-    let mut crowd = Crowd::start(&system, &credentials, plan.devices, plan.topics, sink).await?;
+    let mut crowd = Crowd::start(&system, plan.devices, plan.topics, sink).await?;
     line.end();
     welcome(&system)?;
 
-    let client = system.operators()[0].with_key(&app.api_key);
-    let background = tokio::spawn(background(client, app.name.clone(), plan.devices, plan.rate));
+    let client = system.clients().swap_remove(0);
+    let background =
+        tokio::spawn(background(client, system.app.name.clone(), plan.devices, plan.rate));
     let mut window = Window::default();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,12 +96,12 @@ pub async fn run(
     ended
 }
 
-fn play_file(system: &System, app: &NewApp) -> PlayFile {
+fn play_file(system: &System) -> PlayFile {
     PlayFile {
         pid: std::process::id(),
         url: format!("http://{}", system.addresses.api[0]),
-        app: app.name.clone(),
-        key: app.api_key.clone(),
+        app: system.app.name.clone(),
+        key: system.app.api_key.clone(),
         operator_key: system.operator_key.clone(),
         brokers: vec![system.addresses.broker.to_string()],
     }

@@ -1,0 +1,153 @@
+//! What `--json` prints, against a real control node. No broker: nobody is connected.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const OPERATOR_KEY: &str = "operator-key-of-this-test";
+
+/// A control node with an embedded store in a temporary directory.
+struct Node {
+    child: Child,
+    directory: PathBuf,
+    url: String,
+}
+
+impl Node {
+    fn start(name: &str) -> Node {
+        let directory = std::env::temp_dir().join(format!("hawser-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hawser-control"))
+            .args(["--set", "listen_api=127.0.0.1:0", "--set", "listen_link=127.0.0.1:0"])
+            .arg("--set")
+            .arg(format!("data_dir={}", directory.join("data").display()))
+            .env("HAWSER_LINK_KEY", "ab".repeat(32))
+            .env("HAWSER_ADMIN_KEY", OPERATOR_KEY)
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(directory.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let mut words = ready.split_whitespace().skip_while(|&word| word != "api");
+        let api = words.nth(1).unwrap_or_else(|| {
+            let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+            panic!("not ready: {ready:?}\n{log}")
+        });
+        Node { child, url: format!("http://{api}"), directory }
+    }
+
+    fn hawser(&self, key: &str, line: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hawser"))
+            .args(line)
+            .env_clear()
+            .env("HOME", &self.directory)
+            .env("HAWSER_URL", &self.url)
+            .env("HAWSER_KEY", key)
+            .env("HAWSER_APP", "shop")
+            .output()
+            .unwrap()
+    }
+
+    fn json(&self, key: &str, line: &[&str]) -> Value {
+        let output = self.hawser(key, &[line, &["--json"]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    }
+
+    fn human(&self, key: &str, line: &[&str]) -> String {
+        let output = self.hawser(key, line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refused(&self, key: &str, line: &[&str], part: &str) {
+        let output = self.hawser(key, line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line:?}: {stderr}");
+        assert!(stderr.contains(part), "{line:?} should say {part:?}: {stderr}");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[track_caller]
+fn has(value: &Value, fields: &[&str]) {
+    for field in fields {
+        assert!(!value[field].is_null(), "{field} is missing in {value}");
+    }
+}
+
+#[test]
+fn every_command_prints_the_documented_json() {
+    let node = Node::start("cli-json");
+
+    let app = node.json(OPERATOR_KEY, &["app", "create", "shop", "--messages-per-s", "500"]);
+    has(&app, &["app_id", "name", "api_key", "signing_key"]);
+    has(&app["signing_key"], &["kid", "alg", "seed", "public"]);
+    let key = app["api_key"].as_str().unwrap();
+
+    let apps = node.json(OPERATOR_KEY, &["app", "list"]);
+    assert_eq!(apps["apps"][0]["name"], "shop");
+    assert_eq!(apps["apps"][0]["quota"]["messages_per_s"], 500);
+
+    let ticket = node.json(key, &["ticket", "phone-1", "--ttl", "1h"]);
+    has(&ticket, &["ticket", "expires_at"]);
+
+    let push = ["push", "device", "phone-1", "--text", "hi", "--idempotency-key", "once"];
+    let first = node.json(key, &push);
+    assert_eq!(
+        (&first["seq"], &first["online"], &first["duplicate"]),
+        (&1.into(), &false.into(), &false.into())
+    );
+    let again = node.json(key, &push);
+    assert_eq!((&again["id"], &again["duplicate"]), (&first["id"], &true.into()));
+
+    let message = node.json(key, &["message", first["id"].as_str().unwrap()]);
+    assert_eq!(message["state"], "pending");
+
+    let group = node.json(key, &["push", "topic", "news", "--text", "x", "--priority", "low"]);
+    has(&group, &["id", "seq"]);
+
+    let device = node.json(key, &["devices", "show", "phone-1"]);
+    assert_eq!(device["online"], false);
+    assert_eq!(device["inbox"]["entries"], 1);
+
+    let status = node.json(OPERATOR_KEY, &["status"]);
+    has(&status, &["links", "apps", "sessions"]);
+}
+
+#[test]
+fn people_get_tables_and_reasons() {
+    let node = Node::start("cli-human");
+    let app = node.json(OPERATOR_KEY, &["app", "create", "shop"]);
+    let key = app["api_key"].as_str().unwrap();
+
+    let apps = node.human(OPERATOR_KEY, &["app", "list"]);
+    assert!(apps.contains("APP") && apps.contains("shop"), "{apps}");
+    let ticket = node.human(key, &["ticket", "phone-1"]);
+    assert_eq!(ticket.split_whitespace().count(), 1, "alone on its line, for $(...): {ticket}");
+    let pushed = node.human(key, &["push", "all", "--text", "hi"]);
+    assert!(pushed.contains("accepted"), "{pushed}");
+    let device = node.human(key, &["devices", "show", "phone-1"]);
+    assert!(device.contains("inbox entries"), "{device}");
+    let status = node.human(OPERATOR_KEY, &["status"]);
+    assert!(status.contains("sessions") && status.contains("APPS"), "{status}");
+
+    node.refused(OPERATOR_KEY, &["app", "create", "shop"], "exists");
+    node.refused("wrong", &["app", "list"], "401");
+    node.refused(key, &["app", "list"], "403");
+    node.refused(key, &["push", "all", "--text", "x", "--ttl", "60d"], "ttl_s");
+    node.refused(key, &["ticket", "phone-1", "--ttl", "60d"], "ttl_s");
+    node.refused(key, &["push", "all", "--text", "x", "--app", "other"], "404");
+}
