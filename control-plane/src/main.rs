@@ -1,2 +1,62 @@
-//! placeholder
-fn main() {}
+//! `hawser-control`: one control node. See `--help` and `hawser-control.toml`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use hawser_control::config::Config;
+use hawser_control::server;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Accepts, stores and routes messages for hawser's devices.
+#[derive(Parser)]
+#[command(name = "hawser-control", version)]
+struct Arguments {
+    /// The configuration file; without it every key has its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key for this run, such as --set listen_api=127.0.0.1:0. Can be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Reads and checks everything, starts nothing.
+    #[arg(long)]
+    check_config: bool,
+    /// Prints the configuration that would be run with.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// 0: stopped as asked. 2: something must be changed before it can start; one line says what.
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hawser-control: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.config.as_deref(), &arguments.set)?;
+    if arguments.print_config {
+        print!("{}", config.print());
+        return Ok(());
+    }
+    let plan = config.plan(|name| std::env::var(name).ok())?;
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| anyhow::anyhow!("log = {:?}: {error}", config.log))?;
+    if arguments.check_config {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(server::run(plan))?;
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! Everything that an API call can fail with, as HTTP. Nothing else maps errors to statuses.
+//!
+//! What the caller reads says what to change. What only an operator should know (the store's
+//! words, an address) is logged where it is handled and is not in the answer.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::Busy;
+use crate::node::event::Refusal;
+
+/// The body of every error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// Stable; decide by this one.
+    #[schema(example = "quota_exceeded")]
+    pub code: &'static str,
+    /// For a person.
+    pub message: String,
+    /// The part of the request that is wrong, such as `messages[3].ttl_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The same request may succeed after this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u32>,
+}
+
+/// What a call can fail with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiError {
+    /// No key, or one that nobody has.
+    Unauthorized,
+    /// The key is another app's, or the operator's is needed.
+    Forbidden,
+    NoSuchRoute,
+    MethodNotAllowed,
+    /// The body is not JSON.
+    BadJson {
+        message: String,
+    },
+    /// A field has a wrong type or value, is missing, or does not exist.
+    BadField {
+        field: Cow<'static, str>,
+        message: String,
+    },
+    BodyTooLarge {
+        bytes_max: usize,
+    },
+    /// The body did not arrive.
+    BodyIncomplete,
+    /// The app's server keeps the signing key.
+    NoSigningKey,
+    /// The node said no.
+    Refused(Refusal),
+    /// The owner of the node has too much to do.
+    Busy,
+}
+
+impl ApiError {
+    pub fn field(field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> ApiError {
+        ApiError::BadField { field: field.into(), message: message.into() }
+    }
+
+    /// The same error inside the message of a batch.
+    pub fn in_message(self, index: usize) -> ApiError {
+        match self {
+            ApiError::BadField { field, message } => {
+                ApiError::field(format!("messages[{index}].{field}"), message)
+            }
+            other => other,
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self {
+            ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
+            ApiError::Forbidden => StatusCode::FORBIDDEN,
+            ApiError::NoSuchRoute => StatusCode::NOT_FOUND,
+            ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::BadJson { .. } | ApiError::BadField { .. } | ApiError::BodyIncomplete => {
+                StatusCode::BAD_REQUEST
+            }
+            ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::NoSigningKey => StatusCode::CONFLICT,
+            ApiError::Refused(refusal) => status_of(*refusal),
+            ApiError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub fn detail(&self) -> ErrorDetail {
+        let mut detail = ErrorDetail {
+            code: self.code(),
+            message: self.message(),
+            field: None,
+            retry_after_ms: None,
+        };
+        match self {
+            ApiError::BadField { field, .. } => detail.field = Some(field.clone().into_owned()),
+            ApiError::Refused(refusal) => {
+                detail.retry_after_ms = refusal.retry_after_ms();
+                detail.field = field_of(*refusal).map(str::to_owned);
+            }
+            ApiError::Busy => detail.retry_after_ms = Some(1_000),
+            _ => {}
+        }
+        detail
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            ApiError::Unauthorized => "unauthorized",
+            ApiError::Forbidden => "forbidden",
+            ApiError::NoSuchRoute => "no_such_route",
+            ApiError::MethodNotAllowed => "method_not_allowed",
+            ApiError::BadJson { .. } => "bad_json",
+            ApiError::BadField { .. } => "bad_field",
+            ApiError::BodyTooLarge { .. } => "payload_too_large",
+            ApiError::BodyIncomplete => "body_incomplete",
+            ApiError::NoSigningKey => "no_signing_key",
+            ApiError::Refused(refusal) => match field_of(*refusal) {
+                Some(_) => "bad_field",
+                None => refusal.label(),
+            },
+            ApiError::Busy => "overloaded",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            ApiError::Unauthorized => {
+                "send a valid key as \"Authorization: Bearer KEY\"".to_owned()
+            }
+            ApiError::Forbidden => "this key may not do this".to_owned(),
+            ApiError::NoSuchRoute => "no such path; see /v1/openapi.json".to_owned(),
+            ApiError::MethodNotAllowed => "this path has other methods".to_owned(),
+            ApiError::BadJson { message } => format!("the body is not valid JSON: {message}"),
+            ApiError::BadField { field, message } => format!("{field}: {message}"),
+            ApiError::BodyTooLarge { bytes_max } => format!("the body exceeds {bytes_max} bytes"),
+            ApiError::BodyIncomplete => "the body did not arrive whole".to_owned(),
+            ApiError::NoSigningKey => {
+                "the app keeps its signing key itself; its own server signs tickets".to_owned()
+            }
+            ApiError::Refused(refusal) => refusal.to_string(),
+            ApiError::Busy => "this node has too many calls under way".to_owned(),
+        }
+    }
+}
+
+fn status_of(refusal: Refusal) -> StatusCode {
+    match refusal {
+        Refusal::UnknownApp | Refusal::UnknownMessage => StatusCode::NOT_FOUND,
+        Refusal::AppNameTaken | Refusal::TooManyApps => StatusCode::CONFLICT,
+        Refusal::BadAppName | Refusal::BadQuota | Refusal::BadTtl => StatusCode::BAD_REQUEST,
+        Refusal::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::QuotaExceeded { .. }
+        | Refusal::InboxFull { .. }
+        | Refusal::GroupLogFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::Overloaded { .. }
+        | Refusal::StoreUnavailable { .. }
+        | Refusal::OutcomeUnknown { .. } => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The field that a refusal is about, where it is about one.
+fn field_of(refusal: Refusal) -> Option<&'static str> {
+    match refusal {
+        Refusal::BadAppName => Some("name"),
+        Refusal::BadQuota => Some("quota"),
+        Refusal::BadTtl => Some("ttl_s"),
+        _ => None,
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> ApiError {
+        ApiError::Refused(refusal)
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(_: Busy) -> ApiError {
+        ApiError::Busy
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let detail = self.detail();
+        let retry_after_ms = detail.retry_after_ms;
+        let body = axum::Json(ErrorBody { error: detail });
+        let mut response = (self.status(), body).into_response();
+        if let Some(ms) = retry_after_ms {
+            let seconds = HeaderValue::from(ms.div_ceil(1000));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if self == ApiError::Unauthorized {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}

@@ -1,0 +1,146 @@
+//! The process: starts everything in order, says that it is ready, and stops it in the reverse
+//! order.
+//!
+//! ```text
+//!   ports ─▶ store ─▶ hash key ─▶ node and its owner ─▶ link listener ─▶ API ─▶ "ready"
+//!   SIGTERM ─▶ API ends its calls ─▶ links ─▶ owner ─▶ store
+//! ```
+//!
+//! Ports are bound first: that is what most often goes wrong. Devices notice nothing of a stop:
+//! brokers keep their connections and try their links again.
+
+use std::future::IntoFuture as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::api::{Api, auth, router, serve::BoundedListener};
+use crate::app::{LINK_EVENTS_MAX, Owner};
+use crate::clock::Clock;
+use crate::config::{Plan, StoreAddress};
+use crate::embedded::Embedded;
+use crate::link::{self, LinkContext};
+use crate::metrics::{Metrics, StoreMetrics};
+use crate::node::{Node, NodeConfig};
+use crate::store::{DONE_MAX, Store};
+
+/// Runs until SIGTERM or SIGINT. An error means that it could not start.
+pub async fn run(plan: Plan) -> anyhow::Result<()> {
+    let api_listener = bind("listen_api", plan.listen_api).await?;
+    let link_listener = bind("listen_link", plan.listen_link).await?;
+    let (api_address, link_address) = (api_listener.local_addr()?, link_listener.local_addr()?);
+    let node_id = plan.node_id.unwrap_or_else(|| derived_node_id(link_address));
+
+    let (done_in, done) = mpsc::channel(DONE_MAX);
+    let store_metrics = Arc::new(StoreMetrics::default());
+    let shown = plan.store.shown();
+    let embedded = match &plan.store {
+        StoreAddress::Embedded { directory } => {
+            Some(Embedded::start(directory).await.with_context(|| format!("the store ({shown})"))?)
+        }
+        StoreAddress::Remote { .. } => None,
+    };
+    let url = match (&embedded, &plan.store) {
+        (Some(embedded), _) => embedded.url(),
+        (None, StoreAddress::Remote { url }) => url.clone(),
+        (None, StoreAddress::Embedded { .. }) => unreachable!("started above"),
+    };
+    let store = Store::connect(
+        &url,
+        plan.store_start_timeout,
+        plan.store_timeout,
+        done_in,
+        store_metrics.clone(),
+    );
+    let store = store.await.map_err(|error| anyhow!("the store ({shown}) {error}"))?;
+    let hash_key =
+        store.hash_key().await.map_err(|error| anyhow!("the store ({shown}) {error}"))?;
+
+    let clock = Arc::new(Clock::start());
+    let metrics = Arc::new(Metrics::default());
+    let (link_events_in, link_events) = mpsc::channel(LINK_EVENTS_MAX);
+    let node = Node::new(NodeConfig::new(node_id, hash_key));
+    let (owner, handle) =
+        Owner::new(node, store, clock.clone(), metrics.clone(), link_events, done);
+    let owner = tokio::spawn(owner.run());
+    let context = Arc::new(LinkContext {
+        node: node_id,
+        key: plan.link_key.clone(),
+        handshake_timeout: plan.link_handshake_timeout,
+        links_max: plan.links_max,
+        queue_bytes_max: plan.link_queue_bytes_max,
+        events: link_events_in,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        next_link: Default::default(),
+    });
+    let links = tokio::spawn(link::listen(link_listener, context));
+
+    let api = Arc::new(Api {
+        node: handle,
+        node_id,
+        hash_key,
+        admin_key: plan.admin_key,
+        broker_addresses: plan.broker_addresses.clone(),
+        clock,
+        metrics: metrics.clone(),
+        store_metrics,
+        refresh: auth::Refresh::default(),
+    });
+    let (stop_in, stop) = tokio::sync::oneshot::channel::<()>();
+    let listener = BoundedListener::new(api_listener, plan.api_connections_max, metrics);
+    let serving = axum::serve(listener, router(api)).with_graceful_shutdown(async {
+        // The sender lives until the signal came.
+        let _ = stop.await;
+    });
+    let serving = tokio::spawn(serving.into_future());
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    announce(api_address, link_address)?;
+    tracing::info!(node = format_args!("{node_id:016x}"), store = shown, "ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    let _ = stop_in.send(());
+    let mut serving = serving;
+    if timeout(plan.stop_timeout, &mut serving).await.is_err() {
+        tracing::warn!("calls under way took too long and were cut off");
+        serving.abort();
+    }
+    links.abort();
+    owner.abort();
+    let _ = owner.await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    Ok(())
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{key} = {address}"))
+}
+
+/// The line that tests and `hawser play` wait for.
+fn announce(api: SocketAddr, link: SocketAddr) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "hawser-control ready: api {api} link {link}")?;
+    out.flush()
+}
+
+/// The same after every start on this host and port.
+fn derived_node_id(link: SocketAddr) -> u64 {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let digest = Sha256::digest(format!("{}:{}", host.trim(), link.port()));
+    let (head, _) = digest.split_first_chunk::<8>().expect("SHA-256 has 32 bytes");
+    u64::from_le_bytes(*head).max(1)
+}
