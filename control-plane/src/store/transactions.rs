@@ -12,11 +12,10 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 
 use super::Trouble;
-use super::commands::{append, entries, good, info, optional_bytes, range_of_one, tail};
+use super::commands::{append, entries, entry_id, good, info, optional_bytes, range_of_one, tail};
 use crate::node::event::{Keyed, NewEntry, Outcome, Removal, StoreOp, StoreResult, StreamId, Tail};
 use crate::records::{
-    APPS_KEY, APPS_VERSION_KEY, Pointer, TOMBSTONE_KEEP_MS, collapse_key, record_key, stream_key,
-    tombstone_key,
+    APPS_KEY, APPS_VERSION_KEY, Pointer, collapse_key, record_key, stream_key, tombstone_key,
 };
 
 /// Executes `op` on a connection of its own. `committing` is set right before `EXEC` is sent.
@@ -26,8 +25,8 @@ pub async fn run(
     committing: &AtomicBool,
 ) -> Result<StoreResult, Trouble> {
     match op {
-        StoreOp::AppendAll { stream, entries } => {
-            append_all(*stream, entries, connection, committing).await
+        StoreOp::AppendAll { stream, entries_max, entries } => {
+            append_all(*stream, *entries_max, entries, connection, committing).await
         }
         StoreOp::WriteApp { expected, app, record } => {
             write_app(*expected, *app, record, connection, committing).await
@@ -38,17 +37,15 @@ pub async fn run(
 
 async fn append_all(
     stream: StreamId,
+    entries_max: u64,
     new: &[NewEntry],
     connection: &mut MultiplexedConnection,
     committing: &AtomicBool,
 ) -> Result<StoreResult, Trouble> {
     let seen = look(stream, new, connection).await?;
-    let all_known = seen.records.iter().all(Option::is_some);
-    if all_known {
+    if let Some(result) = nothing_to_write(&seen, entries_max) {
         send(connection, redis::pipe().cmd("UNWATCH")).await?;
-        let known = seen.records.iter().flatten();
-        let outcomes = known.map(|&pointer| Outcome::Duplicate(pointer)).collect();
-        return Ok(StoreResult::AppendedAll { tail: seen.tail, outcomes });
+        return Ok(result);
     }
     let mut pipeline = Pipeline::new();
     pipeline.cmd("MULTI");
@@ -63,6 +60,19 @@ async fn append_all(
         }
         None => Ok(StoreResult::Conflict),
     }
+}
+
+/// The result if every entry is a duplicate, or if those that are not would fill the stream.
+fn nothing_to_write(seen: &Seen, entries_max: u64) -> Option<StoreResult> {
+    let stored = seen.records.iter().filter(|record| record.is_none()).count() as u64;
+    if stored == 0 {
+        let known = seen.records.iter().flatten();
+        let outcomes = known.map(|&pointer| Outcome::Duplicate(pointer)).collect();
+        return Some(StoreResult::AppendedAll { tail: seen.tail, outcomes });
+    }
+    let removed = seen.earlier.iter().flatten().count() as u64;
+    let full = seen.tail.entries + stored - removed > entries_max;
+    full.then_some(StoreResult::Full(seen.tail))
 }
 
 /// What stands in the store before the transaction.
@@ -106,7 +116,11 @@ async fn look(
         pointers.collect::<Result<Vec<Option<Pointer>>, Trouble>>()
     };
     let records = pointers(&record_keys)?;
-    let collapses = pointers(&collapse_keys)?;
+    let mut collapses = pointers(&collapse_keys)?;
+    // A duplicate is not stored, so it replaces nothing.
+    for (collapse, record) in collapses.iter_mut().zip(&records) {
+        *collapse = collapse.filter(|_| record.is_none());
+    }
     let earlier = existing(stream, &collapses, connection).await?;
     Ok(Seen { tail, records, earlier })
 }
@@ -149,16 +163,16 @@ fn write(stream: StreamId, new: &[NewEntry], seen: &Seen, out: &mut Pipeline) ->
             let set = out.cmd("SET").arg(record_key(stream, key)).arg(&pointer[..]);
             set.arg("PX").arg(keep_ms);
         }
-        let earlier = seen.earlier[index];
-        if let Some(earlier) = earlier {
-            remove(stream, earlier, out);
-        }
-        if let Some(Keyed { key, keep_ms }) = entry.collapse {
-            let set = out.cmd("SET").arg(collapse_key(stream, key)).arg(&pointer[..]);
-            set.arg("PX").arg(keep_ms);
-        }
-        match earlier {
-            Some(earlier) => Outcome::Collapsed { seq: last, earlier },
+        let Some(Keyed { key, keep_ms }) = entry.collapse else {
+            return Outcome::Stored { seq: last };
+        };
+        let set = out.cmd("SET").arg(collapse_key(stream, key)).arg(&pointer[..]);
+        set.arg("PX").arg(keep_ms);
+        match seen.earlier[index] {
+            Some(earlier) => {
+                remove(stream, earlier, keep_ms, out);
+                Outcome::Collapsed { seq: last, earlier }
+            }
             None => Outcome::Stored { seq: last },
         }
     });
@@ -166,10 +180,10 @@ fn write(stream: StreamId, new: &[NewEntry], seen: &Seen, out: &mut Pipeline) ->
 }
 
 /// Removes the entry that a newer one replaces.
-fn remove(stream: StreamId, earlier: Seq, out: &mut Pipeline) {
-    out.cmd("XDEL").arg(stream_key(stream)).arg(super::commands::entry_id(earlier));
+fn remove(stream: StreamId, earlier: Seq, keep_ms: u64, out: &mut Pipeline) {
+    out.cmd("XDEL").arg(stream_key(stream)).arg(entry_id(earlier));
     let set = out.cmd("SET").arg(tombstone_key(stream, earlier)).arg(Removal::Collapsed.as_str());
-    set.arg("PX").arg(TOMBSTONE_KEEP_MS);
+    set.arg("PX").arg(keep_ms);
 }
 
 async fn write_app(
