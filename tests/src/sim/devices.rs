@@ -75,6 +75,7 @@ pub struct Application {
     /// The device has no network before this time.
     pub unreachable_until_ms: u64,
     greeted: bool,
+    reads_from_ms: u64,
 }
 
 /// What the applications act upon, besides themselves.
@@ -106,6 +107,7 @@ impl Application {
             pongs: 0,
             unreachable_until_ms: 0,
             greeted: false,
+            reads_from_ms: 0,
         }
     }
 
@@ -170,7 +172,8 @@ impl Application {
         };
         let mut out = Vec::new();
         self.framer = Framer::default();
-        self.wire = Some(wire);
+        let wire = self.wire.insert(wire);
+        wire.stop_reading(self.reads_from_ms);
         (self.pings, self.pongs, self.greeted) = (0, 0, false);
         self.session.on_connected(&profile, now_ms, &mut out);
         self.send(out, around);
@@ -289,6 +292,14 @@ impl Application {
         }
     }
 
+    /// The device does not read, now and after its next dial, so that the socket fills up.
+    pub fn read_nothing_until(&mut self, until_ms: u64) {
+        self.reads_from_ms = until_ms;
+        if let Some(wire) = &mut self.wire {
+            wire.stop_reading(until_ms);
+        }
+    }
+
     /// The user closes the app.
     pub fn leave(&mut self, around: &mut Surroundings<'_>) {
         around.trace.note(format_args!("app {} is closed", self.label));
@@ -371,7 +382,6 @@ impl Hearing<'_> {
             }
             Event::Closing(close) => {
                 self.trace.note(format_args!("app {} is closed: {}", self.label, close.reason));
-                self.trace.reach(close.reason.label());
                 let alone = self.identity.connects < 2;
                 assert!(
                     !(alone && close.reason == CloseReason::TakenOver),

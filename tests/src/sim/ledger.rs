@@ -41,6 +41,8 @@ pub struct Message {
     pub sent_ms: u64,
     pub attempts: u32,
     pub fate: Fate,
+    /// An attempt had no answer, or one that said so: it may have been stored.
+    pub doubtful: bool,
     /// When the promise was given.
     pub accepted_ms: u64,
     /// By how many applications it was heard.

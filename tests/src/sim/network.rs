@@ -174,6 +174,13 @@ impl Wire {
         self.ended = Some(Far::Reset);
     }
 
+    /// The machine at the near end is gone: nothing comes any more, and nobody says so.
+    pub fn fall_silent(&mut self) {
+        self.to_shard = Lane::default();
+        self.to_far = Lane::default();
+        self.run = u64::MAX;
+    }
+
     /// What has arrived at the far end, and how the wire stands after it.
     pub fn take(&mut self, now_ms: u64, out: &mut Vec<u8>) -> Far {
         while self.to_far.is_due(now_ms) && !self.is_held(now_ms) {
