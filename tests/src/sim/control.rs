@@ -13,9 +13,7 @@ use hawser_codec::limits::LINK_BODY_BYTES_MAX;
 use hawser_codec::link::{
     BROKER_PROOF_CONTEXT, CONTROL_PROOF_CONTEXT, Entry, Hello, ToBroker, ToControl, to_broker,
 };
-use hawser_control::node::event::{
-    Action, Actions, Answer, CallId, Event, LinkId, Now, Request,
-};
+use hawser_control::node::event::{Action, Actions, Answer, CallId, Event, LinkId, Now, Request};
 use hawser_control::node::limits::Limits;
 use hawser_control::node::{Node, NodeConfig};
 use hmac::{Hmac, Mac};
@@ -81,7 +79,10 @@ pub struct Link {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Greeting,
-    Proving { hello: Hello, nonce: [u8; 32] },
+    Proving {
+        hello: Hello,
+        nonce: [u8; 32],
+    },
     Up,
     /// The node cuts it.
     Lost,

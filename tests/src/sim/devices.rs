@@ -371,7 +371,8 @@ impl Hearing<'_> {
                 self.on_message(stream, seq, source, payload);
             }
             Event::Repeat { stream, seq } => {
-                self.trace.note(format_args!("app {} hears again {stream:?} {}", self.label, seq.0));
+                self.trace
+                    .note(format_args!("app {} hears again {stream:?} {}", self.label, seq.0));
                 self.trace.reach("device: repeat recognised");
             }
             Event::Reset { stream, seq } => {
@@ -398,11 +399,16 @@ impl Hearing<'_> {
             .unwrap_or_else(|| panic!("accounted-push: app {label} got what nobody sent"));
         self.trace.note(format_args!("app {label} hears message {number} as {stream:?} {}", seq.0));
         let last = &mut self.record.last[stream as usize];
-        assert!(seq > *last, "fifo-per-device: app {label} got {seq:?} after {last:?} ({stream:?})");
+        assert!(
+            seq > *last,
+            "fifo-per-device: app {label} got {seq:?} after {last:?} ({stream:?})"
+        );
         *last = seq;
         let sighting = Sighting { stream, seq, at_ms: self.trace.now_ms };
         if let Some(before) = self.record.seen.insert(number, sighting) {
-            panic!("fifo-per-device: app {label} got message {number} twice: {before:?}, {sighting:?}");
+            panic!(
+                "fifo-per-device: app {label} got message {number} twice: {before:?}, {sighting:?}"
+            );
         }
         let message = self.ledger.heard(number, self.identity.id, seq, payload.len());
         let member = |topic: usize| self.topics_ever.contains(&topic);

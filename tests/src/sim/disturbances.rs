@@ -6,21 +6,41 @@ use super::scenario::Scenario;
 /// Processes are named by their places in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
-    KillNode { node: usize, silent: bool },
+    KillNode {
+        node: usize,
+        silent: bool,
+    },
     StartNode(usize),
     /// The node reaches the store and its callers, but no shard.
-    PartitionNode { node: usize, for_ms: u64 },
+    PartitionNode {
+        node: usize,
+        for_ms: u64,
+    },
     /// Some link is reset.
     CutLink,
-    KillBroker { broker: usize, silent: bool },
+    KillBroker {
+        broker: usize,
+        silent: bool,
+    },
     /// It sends its devices elsewhere and ends.
     DrainBroker(usize),
     StartBroker(usize),
-    MemoryLow { broker: usize, low: bool },
-    StallStore { for_ms: u64 },
+    MemoryLow {
+        broker: usize,
+        low: bool,
+    },
+    StallStore {
+        for_ms: u64,
+    },
     /// A wall clock jumps to this far from the truth.
-    SkewNode { node: usize, by_ms: i64 },
-    SkewBroker { broker: usize, by_ms: i64 },
+    SkewNode {
+        node: usize,
+        by_ms: i64,
+    },
+    SkewBroker {
+        broker: usize,
+        by_ms: i64,
+    },
 }
 
 /// The disturbances of the faulty phase with their times. Everything that was stopped starts again

@@ -8,6 +8,7 @@
 //! | `quiesced-slot` | by `SimIo`, with every operation of a shard |
 //! | `bounded` | after every turn of every shard, and by the structures' own checks |
 
+use hawser_broker::io::Io;
 use hawser_broker::io::sim::SimIo;
 use hawser_broker::metrics::Counter;
 use hawser_broker::shard::{Shard, ShardConfig};
@@ -115,9 +116,8 @@ fn one_home(world: &mut World) {
 /// `accounted-push` for a message to one device: delivered, expired, collapsed, or waiting.
 fn single_accounted(world: &mut World, message: &Message) {
     let number = message.number;
-    let states: Vec<MessageState> = (0..world.scenario.nodes)
-        .map(|node| message_info(world, node, message).state)
-        .collect();
+    let states: Vec<MessageState> =
+        (0..world.scenario.nodes).map(|node| message_info(world, node, message).state).collect();
     let state = states[0];
     assert!(states.iter().all(|&other| other == state), "nodes differ about {number}: {states:?}");
     let Target::Device(place) = message.target else { return };
@@ -222,9 +222,10 @@ fn counters_add_up(world: &mut World) {
         let id = world.apps[app].id;
         let totals = status.apps.iter().find(|totals| totals.app == id);
         let totals = totals.unwrap_or_else(|| panic!("accounted-push: {id:?} is not counted"));
-        let accepted = world.ledger.messages.iter().filter(|message| {
-            message.app == app && matches!(message.fate, Fate::Accepted { .. })
-        });
+        let accepted =
+            world.ledger.messages.iter().filter(|message| {
+                message.app == app && matches!(message.fate, Fate::Accepted { .. })
+            });
         let (group, single): (Vec<&Message>, Vec<&Message>) =
             accepted.partition(|message| message.is_group());
         assert_eq!(totals.accepted, single.len() as u64, "accounted-push: accepted of {id:?}");

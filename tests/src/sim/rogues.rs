@@ -125,7 +125,13 @@ pub struct Rogue {
 }
 
 impl Rogue {
-    pub fn new(mischief: Mischief, mut wire: Wire, app: &App, random: &mut Random, trace: &mut Trace) -> Rogue {
+    pub fn new(
+        mischief: Mischief,
+        mut wire: Wire,
+        app: &App,
+        random: &mut Random,
+        trace: &mut Trace,
+    ) -> Rogue {
         trace.note(format_args!("a rogue does {mischief:?} to shard {}", wire.shard));
         let now = Now { mono_ms: trace.now_ms, unix_ms: UNIX_START_MS + trace.now_ms };
         wire.send(mischief.bytes(app, now, random), trace.now_ms, random);

@@ -59,7 +59,7 @@ pub fn plan(
     random: &mut Random,
 ) -> Vec<(u64, Deed)> {
     let mut plan = Vec::new();
-    let mut when = |random: &mut Random| random.between(FIRST_MS, scenario.faulty_until_ms);
+    let when = |random: &mut Random| random.between(FIRST_MS, scenario.faulty_until_ms);
     for _ in 0..scenario.messages {
         let message = message(scenario, identities, ledger, random);
         let number = message.number;

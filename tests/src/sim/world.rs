@@ -374,8 +374,7 @@ impl World {
             Act::Rogue(mischief) => {
                 if let Some(wire) = self.brokers.connect(&mut self.random) {
                     let app = &self.apps[0];
-                    let rogue =
-                        Rogue::new(mischief, wire, app, &mut self.random, &mut self.trace);
+                    let rogue = Rogue::new(mischief, wire, app, &mut self.random, &mut self.trace);
                     self.rogues.push(rogue);
                 }
             }
