@@ -38,8 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, verbose: bool) -> ExitCode {
-    let options = Options { verbose, ..Options::default() };
-    match sim::run(seed, &options) {
+    match sim::run(seed, &Options::verbose(verbose)) {
         Ok(report) => {
             println!("seed {seed}: good; {} lines, hash {:016x}", report.lines, report.hash);
             ExitCode::SUCCESS

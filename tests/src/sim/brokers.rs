@@ -101,7 +101,7 @@ impl Brokers {
                 shard: process.index,
                 ..self.config.clone()
             };
-            let mut io = SimIo::new(SimConfig { seed: random.next(), faults, ..self.sim });
+            let mut io = SimIo::new(SimConfig { seed: random.draw(), faults, ..self.sim });
             process.started_ms = trace.now_ms;
             process.run = self.runs;
             process.draining = false;

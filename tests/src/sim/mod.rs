@@ -60,6 +60,18 @@ pub struct Options {
     pub node_bug: Option<hawser_control::node::SeededBug>,
 }
 
+impl Options {
+    pub fn verbose(verbose: bool) -> Options {
+        Options {
+            verbose,
+            #[cfg(feature = "seeded-bugs")]
+            broker_bug: None,
+            #[cfg(feature = "seeded-bugs")]
+            node_bug: None,
+        }
+    }
+}
+
 /// A run that kept every promise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -115,7 +127,10 @@ fn listen_to_panics() {
         panic::set_hook(Box::new(move |info| {
             if SIMULATES.with_borrow(|&simulates| simulates) {
                 let place = info.location().map(ToString::to_string).unwrap_or_default();
-                let text = info.payload_as_str().unwrap_or("a panic without words");
+                let payload = info.payload();
+                let owned = payload.downcast_ref::<String>().map(String::as_str);
+                let text = owned.or_else(|| payload.downcast_ref::<&str>().copied());
+                let text = text.unwrap_or("a panic without words");
                 LAST_PANIC.set(format!("{text}\n  at {place}"));
             } else {
                 before(info);

@@ -132,7 +132,7 @@ fn shard(random: &mut Random, slots: u32) -> ShardConfig {
             topics_max: 32,
             fanout_budget: random.pick(&[1, 3, 64]),
             announce_budget: random.pick(&[1, 4, 64]),
-            seed: random.next(),
+            seed: random.draw(),
             ..CoreConfig::default()
         },
         link_key: LINK_KEY,

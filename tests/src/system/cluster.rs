@@ -53,7 +53,16 @@ impl ControlOptions {
 
 impl Control {
     pub fn start(options: &ControlOptions) -> Control {
-        let mut command = Command::new(executable("hawser-control"));
+        Control::start_by(Command::new(executable("hawser-control")), options)
+    }
+
+    /// With a program in front that ends by executing its arguments.
+    pub fn start_wrapped(mut wrapper: Command, options: &ControlOptions) -> Control {
+        wrapper.arg(executable("hawser-control"));
+        Control::start_by(wrapper, options)
+    }
+
+    fn start_by(mut command: Command, options: &ControlOptions) -> Control {
         set(&mut command, "node_id", &options.node.to_string());
         set(&mut command, "store", &options.store);
         set(&mut command, "data_dir", &options.data.display().to_string());

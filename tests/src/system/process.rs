@@ -93,6 +93,11 @@ impl Process {
         let what = format!("the end of {}", self.name);
         wait_for(&what, || self.child.try_wait().expect("it is our child"))
     }
+
+    /// Waits for a child that has a deadline of its own.
+    pub fn wait_long(&mut self) -> ExitStatus {
+        self.child.wait().expect("it is our child")
+    }
 }
 
 impl Drop for Process {
