@@ -43,9 +43,10 @@ pub struct PlayArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=2))]
     pub control_nodes: u16,
 
-    /// Store: inside the one control node, or a hawser-kv process [default: kv for two nodes]
-    #[arg(long, value_enum)]
-    pub store: Option<StoreChoice>,
+    /// Store: `embedded` in the one control node, `kv` (a hawser-kv process), or the URL of an empty
+    /// Redis: redis://host:port or unix:///path [default: embedded, or kv for two control nodes]
+    #[arg(long, value_name = "WHERE", value_parser = store)]
+    pub store: Option<Store>,
 
     /// Keep everything in this directory, and go on with what it holds [default: a temporary one]
     #[arg(long, value_name = "DIR")]
@@ -76,10 +77,15 @@ pub struct PlayArgs {
     pub timeout_s: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StoreChoice {
-    Embedded,
-    Kv,
+fn store(text: &str) -> Result<Store, String> {
+    match text {
+        "embedded" => Ok(Store::Embedded),
+        "kv" => Ok(Store::Kv),
+        url if ["redis://", "unix:///"].iter().any(|scheme| url.starts_with(scheme)) => {
+            Ok(Store::Other { url: url.to_owned() })
+        }
+        _ => Err("write embedded, kv, redis://host:port or unix:///path".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -96,14 +102,15 @@ const DEADLINE_BASE: Duration = Duration::from_secs(60);
 const DEADLINE_PER_ITEM: Duration = Duration::from_micros(500);
 
 pub async fn run(args: PlayArgs, format: Format) -> anyhow::Result<()> {
-    let store = match (args.store, args.control_nodes) {
-        (Some(StoreChoice::Embedded), 2..) => {
+    let store = match (args.store.clone(), args.control_nodes) {
+        (Some(Store::Embedded), 2..) => {
             return Err(
                 Usage("--store embedded is inside one control node; two need --store kv").into()
             );
         }
-        (Some(StoreChoice::Embedded), _) | (None, 1) => Store::Embedded,
-        (Some(StoreChoice::Kv), _) | (None, _) => Store::Kv,
+        (Some(store), _) => store,
+        (None, 1) => Store::Embedded,
+        (None, _) => Store::Kv,
     };
     if args.once { once(args, store, format).await } else { watch(args, store, format).await }
 }

@@ -108,7 +108,7 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
     let system_plan = SystemPlan {
         data_dir: plan.data_dir.clone(),
         control_nodes: plan.control_nodes,
-        store: plan.store,
+        store: plan.store.clone(),
         documented_ports: false,
         devices: plan.devices,
     };

@@ -38,12 +38,14 @@ const BROKER_PORT: u16 = 7400;
 const BROKER_ADMIN_PORT: u16 = 7401;
 
 /// Where messages are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     /// Inside the one control node.
     Embedded,
     /// In a hawser-kv process, over a Unix socket.
     Kv,
+    /// In a server that is there already, such as Redis. It should be empty.
+    Other { url: String },
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ impl System {
             processes.push(directory.start_kv().await?);
         }
         for index in 0..addresses.api.len() {
-            processes.push(directory.start_control(index, plan.store, &addresses).await?);
+            processes.push(directory.start_control(index, &plan.store, &addresses).await?);
         }
         let operators = operators(&addresses, &operator_key);
         let app = directory.app(&operators).await?;
@@ -246,13 +248,14 @@ impl Directory {
     async fn start_control(
         &self,
         index: usize,
-        store: Store,
+        store: &Store,
         addresses: &Addresses,
     ) -> anyhow::Result<Process> {
         let name = format!("control-{}", index + 1);
         let store = match store {
             Store::Embedded => "embedded".to_owned(),
             Store::Kv => format!("unix://{}", self.socket().display()),
+            Store::Other { url } => url.clone(),
         };
         let config = format!(
             "node_id = {}\nlisten_api = \"{}\"\nlisten_link = \"{}\"\ndata_dir = {:?}\n\

@@ -53,7 +53,7 @@ pub async fn run(
     let system_plan = SystemPlan {
         data_dir: plan.data_dir.clone(),
         control_nodes: plan.control_nodes,
-        store: plan.store,
+        store: plan.store.clone(),
         documented_ports: true,
         devices: plan.devices,
     };
