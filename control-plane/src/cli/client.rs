@@ -127,6 +127,17 @@ pub struct Ticket {
     pub expires_at: Value,
 }
 
+impl NewApp {
+    /// As the API writes it, to be kept in a file.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("texts and numbers are valid JSON")
+    }
+
+    pub fn from_json(text: &str) -> serde_json::Result<NewApp> {
+        serde_json::from_str(text)
+    }
+}
+
 /// Quotas of a new app; what is left out has the server's default.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Quota {
@@ -203,6 +214,13 @@ impl Client {
 
     pub async fn device(&self, app: &str, device: &str) -> Result<Value, ApiError> {
         self.call(Method::GET, &["apps", app, "devices", device], None::<&()>).await
+    }
+
+    /// How many messages wait in the device's inbox: stored and not acknowledged.
+    pub async fn waiting(&self, app: &str, device: &str) -> Result<u64, ApiError> {
+        let answer = self.device(app, device).await?;
+        let entries = answer["inbox"]["entries"].as_u64();
+        entries.ok_or_else(|| self.not_understood("a device without inbox.entries"))
     }
 
     pub async fn status(&self) -> Result<Value, ApiError> {

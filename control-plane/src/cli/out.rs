@@ -73,7 +73,7 @@ pub struct LiveLine {
 const PLAIN_EVERY: u32 = 10;
 
 impl LiveLine {
-    pub fn new() -> LiveLine {
+    pub fn on_stderr() -> LiveLine {
         LiveLine { rewrites: io::stderr().is_terminal(), updates: 0, shown: false }
     }
 

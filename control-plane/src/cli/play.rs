@@ -133,7 +133,7 @@ async fn once(args: PlayArgs, store: Store, format: Format) -> anyhow::Result<()
         data_dir: args.data_dir,
         deadline: args.timeout_s.map_or(estimate, Duration::from_secs),
     };
-    let mut line = LiveLine::new();
+    let mut line = LiveLine::on_stderr();
     let summary = once::run(plan, &mut line).await;
     line.end();
     let summary = summary?;
@@ -211,7 +211,7 @@ async fn watch(args: PlayArgs, store: Store, format: Format) -> anyhow::Result<(
         store,
         data_dir: args.data_dir,
     };
-    let mut line = LiveLine::new();
+    let mut line = LiveLine::on_stderr();
     let ended = watch::run(plan, &mut line, |system| match format {
         Format::Json => out::json_line(&places_json(system)),
         Format::Human => Ok(out::line(places_text(system))?),

@@ -319,7 +319,7 @@ impl Run<'_> {
         let killed = Instant::now();
         let restart = async {
             let spec = process.kill().await?;
-            Ok(Process::start_server(spec).await?.0)
+            Process::start_server(spec).await
         };
         let process = self.advance(Goal::Delivered, Some(Box::pin(restart))).await?;
         let process = process.context("a restart ends with a process or an error")?;
@@ -450,8 +450,8 @@ async fn is_settled(
     deadline: Instant,
 ) -> anyhow::Result<bool> {
     loop {
-        match client.device(app, &device_name(device)).await {
-            Ok(answer) if answer["inbox"]["entries"] == 0 => return Ok(true),
+        match client.waiting(app, &device_name(device)).await {
+            Ok(0) => return Ok(true),
             Ok(_) => {}
             Err(error) if error.may_retry() => {}
             Err(error) => return Err(error).context("cannot ask for a device"),

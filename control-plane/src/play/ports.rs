@@ -22,7 +22,7 @@ pub struct Ports {
 
 impl Ports {
     /// Plays of different processes start at different places.
-    pub fn new() -> Ports {
+    pub fn of_this_process() -> Ports {
         Ports {
             next: (std::process::id().wrapping_mul(61) % u32::from(COUNT)) as u16,
             given: Vec::new(),

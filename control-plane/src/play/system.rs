@@ -5,7 +5,7 @@
 //! in it goes on with the same keys, apps and messages.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use super::ports::Ports;
 use super::process::{Process, Spec};
 use super::scrape::{ShardState, broker_shards};
 use crate::cli::client::{Client, NewApp, Quota};
+use crate::secrets::random;
 
 /// The app that simulated devices belong to.
 pub const APP: &str = "play";
@@ -170,7 +171,7 @@ impl System {
 
 impl Addresses {
     fn choose(plan: &SystemPlan) -> anyhow::Result<Addresses> {
-        let mut ports = Ports::new();
+        let mut ports = Ports::of_this_process();
         let mut choose = |documented: u16| match plan.documented_ports {
             true => ports.preferably(documented),
             false => ports.any(),
@@ -302,7 +303,7 @@ impl Directory {
             args: vec!["--config".to_owned(), file.display().to_string()],
             log: self.path.join(format!("{name}.log")),
         };
-        Ok(Process::start_server(spec).await?.0)
+        Process::start_server(spec).await
     }
 
     fn socket(&self) -> PathBuf {
@@ -314,11 +315,11 @@ impl Directory {
     async fn app(&self, operators: &[Client]) -> anyhow::Result<NewApp> {
         let path = self.path.join("app.json");
         let app: NewApp = match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text)
+            Ok(text) => NewApp::from_json(&text)
                 .with_context(|| format!("{} is damaged", path.display()))?,
             Err(_) => {
                 let app = operators[0].app_create(APP, QUOTA).await?;
-                write_secret(&path, &serde_json::to_string_pretty(&app)?)?;
+                write_secret(&path, &app.to_json())?;
                 app
             }
         };
@@ -337,9 +338,7 @@ impl Directory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => bail!("cannot read {}: {error}", path.display()),
         }
-        let mut random = [0; 32];
-        fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key: String = random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
         write_secret(&path, &key)?;
         Ok(key)
     }
