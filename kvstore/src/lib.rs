@@ -1,1 +1,55 @@
-//! placeholder
+//! hawser's Redis-protocol store on disk: RESP in front, a group-commit write log, RocksDB behind.
+//!
+//! ```text
+//!              network threads                              writer thread
+//!  socket ──▶ parse ──▶ reads: RocksDB as of now ──▶ socket
+//!                 └──▶ writes: bounded queue ──▶ take all that wait, run them in order over an overlay,
+//!                                                one log record, one sync, apply to RocksDB, answer
+//! ```
+//!
+//! Read in this order:
+//!
+//! ```text
+//! config      every setting, with its limits
+//! resp        the protocol: bytes to commands, answers to bytes
+//! store       layout of keys, RocksDB, the write log, the overlay of a group, the writer
+//! command     what each command does, against a view or an overlay
+//! watch       WATCH: which keys have changed since
+//! session     one connection without its socket: order, transactions, what to do next
+//! connection  one connection's socket
+//! server      start, accept, stop
+//! shared      what all of them look at
+//! metrics     counters
+//! admin       /metrics and /health
+//! ```
+//!
+//! Invariants: `durable` a write is answered after it is synced; `visible` and after readers can see it;
+//! `ordered` a connection's answers come in the order of its commands; `absolute` the log holds values,
+//! not operations, so applying it twice changes nothing; `bounded` every queue and buffer has a limit.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+
+pub mod resp;
+
+pub mod store;
+
+pub mod command;
+
+pub mod watch;
+
+pub mod session;
+
+pub mod connection;
+
+pub mod server;
+
+pub mod shared;
+
+pub mod metrics;
+
+pub mod admin;
+
+pub use config::Config;
+pub use server::{Handle, Server, StartError};

@@ -1,0 +1,60 @@
+//! `/metrics` (Prometheus text) and `/health` over the smallest HTTP there is: one request, one
+//! answer, closed. For operators on a private address; it has no authentication and changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::shared::Shared;
+
+const REQUEST_BYTES_MAX: usize = 4096;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One request at a time: an operator's scraper needs no more, and it bounds what it can cost.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        if let Ok((stream, _)) = accepted {
+            _ = tokio::time::timeout(REQUEST_TIMEOUT, answer(stream, &shared)).await;
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < REQUEST_BYTES_MAX {
+        if stream.read_buf(&mut request).await? == 0 {
+            break;
+        }
+    }
+    let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let (status, body) = match path {
+        b"/metrics" => ("200 OK", metrics(shared)),
+        b"/health" => ("200 OK", "ok\n".to_string()),
+        _ => ("404 Not Found", "try /metrics or /health\n".to_string()),
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+fn metrics(shared: &Shared) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in shared.metrics.snapshot().rows() {
+        let help = help.trim();
+        text.push_str(&format!(
+            "# HELP hawser_kv_{name} {help}\n# TYPE hawser_kv_{name} {kind}\nhawser_kv_{name} {value}\n"
+        ));
+    }
+    text
+}

@@ -1,0 +1,105 @@
+//! What a command can answer instead of a result. The texts are those of Redis 7.0, since clients
+//! look at them.
+
+use thiserror::Error;
+
+use crate::store::database::StoreError;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CommandError {
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+    #[error("ERR syntax error")]
+    Syntax,
+    #[error("ERR value is not an integer or out of range")]
+    NotInteger,
+    #[error("ERR value is out of range, must be positive")]
+    NotPositive,
+    #[error("ERR hash value is not an integer")]
+    HashNotInteger,
+    #[error("ERR increment or decrement would overflow")]
+    Overflow,
+    #[error("ERR decrement would overflow")]
+    DecrementOverflow,
+    #[error("ERR invalid expire time in '{0}' command")]
+    InvalidExpiry(&'static str),
+    #[error("ERR wrong number of arguments for '{0}' command")]
+    Arguments(&'static str),
+    #[error("ERR NX and XX, GT or LT options at the same time are not compatible")]
+    ExpireNx,
+    #[error("ERR GT and LT options at the same time are not compatible")]
+    ExpireGtLt,
+    #[error("ERR Unsupported option")]
+    UnsupportedOption,
+    #[error("ERR no such key")]
+    NoSuchKey,
+    #[error("ERR string exceeds maximum allowed size (bulk_bytes_max)")]
+    StringTooLong,
+    #[error("ERR invalid cursor")]
+    InvalidCursor,
+    #[error("ERR this cursor is too old; start again from 0")]
+    CursorGone,
+    #[error("ERR Invalid stream ID specified as stream command argument")]
+    InvalidStreamId,
+    #[error("ERR The ID specified in XADD is equal or smaller than the target stream top item")]
+    StreamIdTooSmall,
+    #[error("ERR The ID specified in XADD must be greater than 0-0")]
+    StreamIdZero,
+    #[error("ERR The stream has exhausted the last possible ID, unable to add more items")]
+    StreamExhausted,
+    #[error("ERR The MAXLEN argument must be >= 0.")]
+    MaxlenNegative,
+    #[error("ERR The LIMIT argument must be >= 0.")]
+    LimitNegative,
+    #[error("ERR syntax error, LIMIT cannot be used without specifying a trimming strategy")]
+    LimitWithoutTrim,
+    #[error("ERR syntax error, XTRIM must be called with a trimming strategy")]
+    NoTrim,
+    #[error("ERR syntax error, LIMIT cannot be used without the special ~ option")]
+    LimitWithoutApproximate,
+    #[error("ERR syntax error, MAXLEN and MINID options at the same time are not compatible")]
+    TwoTrims,
+    #[error(
+        "ERR Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified."
+    )]
+    UnbalancedStreams,
+    #[error("ERR BLOCK is not supported: poll with XREAD without BLOCK")]
+    BlockUnsupported,
+    #[error("ERR invalid start ID for the interval")]
+    IntervalStart,
+    #[error("ERR invalid end ID for the interval")]
+    IntervalEnd,
+    #[error("ERR The ID specified in XSETID is smaller than the target stream top item")]
+    SetIdTooSmall,
+    #[error("ERR The ID specified in XSETID is smaller than the provided max_deleted_entry_id")]
+    SetIdBelowDeleted,
+    #[error("ERR The entries_added specified in XSETID is smaller than the target stream length")]
+    SetIdAddedTooSmall,
+    #[error("ERR The ID specified in XSETID is smaller than current max_deleted_entry_id")]
+    SetIdBelowCurrentDeleted,
+    #[error("ERR entries_added must be positive")]
+    SetIdAddedNegative,
+    #[error("ERR only XINFO STREAM is supported")]
+    XinfoUnsupported,
+    #[error("ERR XINFO STREAM ... FULL is not supported")]
+    FullUnsupported,
+    #[error("ERR DB index is out of range")]
+    DatabaseOutOfRange,
+    #[error("ERR a collection of more than {0} members cannot be renamed")]
+    RenameTooLarge(u64),
+    #[error("IOERR the store cannot read: see the server's log")]
+    Storage,
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> CommandError {
+        tracing::error!(%error, "reading the database failed");
+        CommandError::Storage
+    }
+}
+
+impl From<crate::store::layout::Malformed> for CommandError {
+    fn from(error: crate::store::layout::Malformed) -> CommandError {
+        CommandError::from(StoreError::from(error))
+    }
+}

@@ -1,0 +1,100 @@
+//! The commands: one function each, from arguments to an answer.
+//!
+//! ```text
+//! table      names, argument counts, and which function
+//! error      what can be answered instead of a result
+//! strings, hashes, keys, scan, expiry, stream/…, info   the functions
+//! ```
+//!
+//! A read gets a [`View`](crate::store::view::View), a write the [`Overlay`] of its group. Neither knows about connections, the log or
+//! other commands. **Invariant:** a write reads and checks everything before its first change, so a
+//! command that answers an error has changed nothing.
+
+pub mod error;
+pub mod expiry;
+pub mod hashes;
+pub mod info;
+pub mod keys;
+pub mod scan;
+pub mod stream;
+pub mod strings;
+pub mod table;
+
+use bytes::Bytes;
+
+use crate::command::error::CommandError;
+use crate::resp;
+use crate::shared::Shared;
+use crate::store::layout::{self, Family, Header, Kind};
+use crate::store::overlay::Overlay;
+use crate::store::view::View;
+
+/// What a reading command works with.
+pub struct Read<'a> {
+    pub view: &'a dyn View,
+    pub now_ms: u64,
+    pub shared: &'a Shared,
+    /// The command's name and arguments.
+    pub args: &'a [Bytes],
+}
+
+/// What a writing command works with.
+pub struct Write<'a, 'd> {
+    pub overlay: &'a mut Overlay<'d>,
+    pub now_ms: u64,
+    pub shared: &'a Shared,
+    pub args: &'a [Bytes],
+}
+
+/// The metadata of a key that exists now.
+pub struct Live {
+    pub header: Header,
+    pub metadata: Vec<u8>,
+}
+
+impl Live {
+    pub fn body(&self) -> &[u8] {
+        Header::decode(&self.metadata).map_or(&[], |(_, body)| body)
+    }
+
+    /// The body of a value of the wanted kind.
+    pub fn expect(&self, kind: Kind) -> Result<&[u8], CommandError> {
+        if self.header.kind == kind { Ok(self.body()) } else { Err(CommandError::WrongType) }
+    }
+}
+
+/// Looks a key up; an expired one does not exist.
+pub fn find(view: &dyn View, now_ms: u64, key: &[u8]) -> Result<Option<Live>, CommandError> {
+    let found = view.get(Family::Metadata, &layout::metadata_key(key))?;
+    let Some(metadata) = found else { return Ok(None) };
+    let (header, _) = Header::decode(&metadata)?;
+    Ok((!header.is_expired(now_ms)).then_some(Live { header, metadata }))
+}
+
+impl Read<'_> {
+    pub fn find(&self, key: &[u8]) -> Result<Option<Live>, CommandError> {
+        find(self.view, self.now_ms, key)
+    }
+}
+
+impl Write<'_, '_> {
+    pub fn find(&self, key: &[u8]) -> Result<Option<Live>, CommandError> {
+        find(self.overlay, self.now_ms, key)
+    }
+
+    pub fn put_metadata(&mut self, key: &[u8], metadata: Vec<u8>) {
+        self.overlay.put(Family::Metadata, layout::metadata_key(key), metadata);
+    }
+
+    pub fn delete_metadata(&mut self, key: &[u8]) {
+        self.overlay.delete(Family::Metadata, layout::metadata_key(key));
+    }
+}
+
+pub fn integer(text: &[u8]) -> Result<i64, CommandError> {
+    resp::integer(text).ok_or(CommandError::NotInteger)
+}
+
+pub fn is_word(argument: &[u8], word: &str) -> bool {
+    argument.eq_ignore_ascii_case(word.as_bytes())
+}

@@ -1,0 +1,168 @@
+//! Every command by name: how many arguments, where its keys are, and who runs it.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::error::CommandError;
+use super::stream::{add, read as stream};
+use super::{Read, Write, expiry, hashes, info, keys, scan, strings};
+use crate::resp::reply::Reply;
+
+pub type ReadFn = fn(&Read<'_>, &mut Reply) -> Result<(), CommandError>;
+pub type WriteFn = fn(&mut Write<'_, '_>, &mut Reply) -> Result<(), CommandError>;
+
+/// Who runs a command.
+#[derive(Clone, Copy)]
+pub enum Access {
+    /// The connection itself.
+    Session(SessionCommand),
+    /// A read of a few rows: the network thread, or the writer when it stands behind a write in the
+    /// same pipeline.
+    Point(ReadFn),
+    /// A read of many rows: never the writer, unless inside a transaction.
+    Scan(ReadFn),
+    /// The writer.
+    Write(WriteFn),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionCommand {
+    Auth,
+    Client,
+    Discard,
+    Exec,
+    Hello,
+    Multi,
+    Quit,
+    Unwatch,
+    Watch,
+}
+
+pub struct Command {
+    /// In small letters.
+    pub name: &'static str,
+    /// Words, the name included; negative means at least so many.
+    pub arity: i16,
+    /// First key, last key (negative from the end) and step; zeros when there is none.
+    pub keys: (i8, i8, i8),
+    pub access: Access,
+}
+
+impl Command {
+    pub fn accepts(&self, words: usize) -> bool {
+        let wanted = usize::from(self.arity.unsigned_abs());
+        if self.arity < 0 { words >= wanted } else { words == wanted }
+    }
+}
+
+pub fn find(name: &[u8]) -> Option<&'static Command> {
+    let mut lower = [0; NAME_BYTES_MAX];
+    let lower = lower.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    BY_NAME.get(&*lower).copied()
+}
+
+const NAME_BYTES_MAX: usize = 16;
+
+static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Command>> = LazyLock::new(|| {
+    assert!(COMMANDS.iter().all(|command| command.name.len() <= NAME_BYTES_MAX));
+    COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect()
+});
+
+const NO_KEYS: (i8, i8, i8) = (0, 0, 0);
+const ONE: (i8, i8, i8) = (1, 1, 1);
+const ALL: (i8, i8, i8) = (1, -1, 1);
+
+const fn session(name: &'static str, arity: i16, command: SessionCommand) -> Command {
+    Command { name, arity, keys: NO_KEYS, access: Access::Session(command) }
+}
+
+const fn point(name: &'static str, arity: i16, keys: (i8, i8, i8), run: ReadFn) -> Command {
+    Command { name, arity, keys, access: Access::Point(run) }
+}
+
+const fn many(name: &'static str, arity: i16, keys: (i8, i8, i8), run: ReadFn) -> Command {
+    Command { name, arity, keys, access: Access::Scan(run) }
+}
+
+const fn write(name: &'static str, arity: i16, keys: (i8, i8, i8), run: WriteFn) -> Command {
+    Command { name, arity, keys, access: Access::Write(run) }
+}
+
+pub const COMMANDS: &[Command] = &[
+    session("auth", -2, SessionCommand::Auth),
+    session("client", -2, SessionCommand::Client),
+    session("discard", 1, SessionCommand::Discard),
+    session("exec", 1, SessionCommand::Exec),
+    session("hello", -1, SessionCommand::Hello),
+    session("multi", 1, SessionCommand::Multi),
+    session("quit", -1, SessionCommand::Quit),
+    session("unwatch", 1, SessionCommand::Unwatch),
+    session("watch", -2, SessionCommand::Watch),
+    point("ping", -1, NO_KEYS, info::ping),
+    point("echo", 2, NO_KEYS, info::echo),
+    point("select", 2, NO_KEYS, info::select),
+    many("info", -1, NO_KEYS, info::info),
+    many("command", -1, NO_KEYS, info::command),
+    many("dbsize", 1, NO_KEYS, scan::dbsize),
+    many("keys", 2, NO_KEYS, scan::keys),
+    many("scan", -2, NO_KEYS, scan::scan),
+    write("flushall", -1, NO_KEYS, keys::flush),
+    write("flushdb", -1, NO_KEYS, keys::flush),
+    point("exists", -2, ALL, keys::exists),
+    point("type", 2, ONE, keys::kind),
+    write("del", -2, ALL, keys::del),
+    write("unlink", -2, ALL, keys::del),
+    write("rename", 3, (1, 2, 1), keys::rename),
+    write("renamenx", 3, (1, 2, 1), keys::renamenx),
+    point("ttl", 2, ONE, expiry::ttl),
+    point("pttl", 2, ONE, expiry::pttl),
+    point("expiretime", 2, ONE, expiry::expiretime),
+    point("pexpiretime", 2, ONE, expiry::pexpiretime),
+    write("expire", -3, ONE, expiry::expire),
+    write("pexpire", -3, ONE, expiry::pexpire),
+    write("expireat", -3, ONE, expiry::expireat),
+    write("pexpireat", -3, ONE, expiry::pexpireat),
+    write("persist", 2, ONE, expiry::persist),
+    point("get", 2, ONE, strings::get),
+    point("mget", -2, ALL, strings::mget),
+    point("strlen", 2, ONE, strings::strlen),
+    write("set", -3, ONE, strings::set),
+    write("setex", 4, ONE, strings::setex),
+    write("psetex", 4, ONE, strings::psetex),
+    write("setnx", 3, ONE, strings::setnx),
+    write("getset", 3, ONE, strings::getset),
+    write("getdel", 2, ONE, strings::getdel),
+    write("getex", -2, ONE, strings::getex),
+    write("mset", -3, (1, -1, 2), strings::mset),
+    write("msetnx", -3, (1, -1, 2), strings::msetnx),
+    write("append", 3, ONE, strings::append),
+    write("incr", 2, ONE, strings::incr),
+    write("decr", 2, ONE, strings::decr),
+    write("incrby", 3, ONE, strings::incrby),
+    write("decrby", 3, ONE, strings::decrby),
+    point("hget", 3, ONE, hashes::hget),
+    point("hmget", -3, ONE, hashes::hmget),
+    point("hlen", 2, ONE, hashes::hlen),
+    point("hexists", 3, ONE, hashes::hexists),
+    point("hstrlen", 3, ONE, hashes::hstrlen),
+    many("hgetall", 2, ONE, hashes::hgetall),
+    many("hkeys", 2, ONE, hashes::hkeys),
+    many("hvals", 2, ONE, hashes::hvals),
+    many("hscan", -3, ONE, scan::hscan),
+    write("hset", -4, ONE, hashes::hset),
+    write("hmset", -4, ONE, hashes::hmset),
+    write("hsetnx", 4, ONE, hashes::hsetnx),
+    write("hdel", -3, ONE, hashes::hdel),
+    write("hincrby", 4, ONE, hashes::hincrby),
+    point("xlen", 2, ONE, stream::xlen),
+    point("xinfo", -2, (2, 2, 1), stream::xinfo),
+    many("xrange", -4, ONE, stream::xrange),
+    many("xrevrange", -4, ONE, stream::xrevrange),
+    many("xread", -4, NO_KEYS, stream::xread),
+    write("xadd", -5, ONE, add::xadd),
+    write("xtrim", -4, ONE, add::xtrim),
+    write("xdel", -3, ONE, add::xdel),
+    write("xsetid", -3, ONE, add::xsetid),
+];

@@ -1,0 +1,60 @@
+//! Counters of one server. Each only grows, but `connections`; all are plain atomics.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ident,)+) => {
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[doc = $help])+ pub $name: AtomicU64,)+
+        }
+
+        /// The counters at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Snapshot {
+            $($(#[doc = $help])+ pub $name: u64,)+
+        }
+
+        impl Metrics {
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.$name.load(Relaxed),)+ }
+            }
+        }
+
+        impl Snapshot {
+            /// Name, kind, help and value of each.
+            pub fn rows(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+                vec![$((stringify!($name), stringify!($kind), concat!($($help),+), self.$name),)+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that are open.
+    connections: gauge,
+    /// Connections accepted since the start.
+    accepted_total: counter,
+    /// Connections refused because of connections_max.
+    refused_total: counter,
+    /// Connections ended because of what they sent.
+    protocol_errors_total: counter,
+    /// Commands run on network threads.
+    read_commands: counter,
+    /// Commands run by the writer.
+    writer_commands: counter,
+    /// Commands answered with an error because their group could not be made durable.
+    writes_refused: counter,
+    /// Groups written to the log and synced.
+    groups: counter,
+    /// Bytes of the groups in the log.
+    log_bytes: counter,
+    /// Microseconds spent writing and syncing the log.
+    log_micros: counter,
+    /// Microseconds spent applying groups to the database.
+    apply_micros: counter,
+    /// Times the database was flushed and old log segments deleted.
+    checkpoints: counter,
+    /// Times that failed.
+    checkpoint_failures: counter,
+}

@@ -1,0 +1,150 @@
+//! From answers to bytes, in either version of the protocol.
+
+/// The protocol version a connection speaks; `HELLO 3` changes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Resp2,
+    Resp3,
+}
+
+/// Answers, appended one after the other.
+#[derive(Debug, Default)]
+pub struct Reply {
+    bytes: Vec<u8>,
+    protocol: Protocol,
+}
+
+/// Where an array starts whose length is not known yet.
+#[derive(Clone, Copy)]
+pub struct OpenArray(usize);
+
+impl Reply {
+    pub fn new(protocol: Protocol) -> Reply {
+        Reply { bytes: Vec::new(), protocol }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    pub fn truncate(&mut self, bytes: usize) {
+        self.bytes.truncate(bytes);
+    }
+
+    pub fn append(&mut self, answered: &[u8]) {
+        self.bytes.extend_from_slice(answered);
+    }
+
+    pub fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub fn ok(&mut self) {
+        self.simple("OK");
+    }
+
+    pub fn simple(&mut self, text: &str) {
+        self.line(b'+', text.as_bytes());
+    }
+
+    /// `text` starts with the error's code, as in `ERR syntax error`.
+    pub fn error(&mut self, text: &str) {
+        // A line break would end the answer early.
+        let line: Vec<u8> = text
+            .bytes()
+            .map(|byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte })
+            .collect();
+        self.line(b'-', &line);
+    }
+
+    pub fn integer(&mut self, value: i64) {
+        self.number_line(b':', value);
+    }
+
+    pub fn count(&mut self, value: usize) {
+        self.integer(value as i64);
+    }
+
+    pub fn bulk(&mut self, value: &[u8]) {
+        self.number_line(b'$', value.len() as i64);
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    pub fn optional_bulk(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.bulk(value),
+            None => self.null(),
+        }
+    }
+
+    pub fn null(&mut self) {
+        self.bytes.extend_from_slice(match self.protocol {
+            Protocol::Resp2 => b"$-1\r\n",
+            Protocol::Resp3 => b"_\r\n",
+        });
+    }
+
+    /// In the old protocol a missing array looks different from a missing value.
+    pub fn null_array(&mut self) {
+        self.bytes.extend_from_slice(match self.protocol {
+            Protocol::Resp2 => b"*-1\r\n",
+            Protocol::Resp3 => b"_\r\n",
+        });
+    }
+
+    pub fn array(&mut self, items: usize) {
+        self.number_line(b'*', items as i64);
+    }
+
+    pub fn map(&mut self, pairs: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.number_line(b'*', 2 * pairs as i64),
+            Protocol::Resp3 => self.number_line(b'%', pairs as i64),
+        }
+    }
+
+    /// Starts an array; [`close_array`](Reply::close_array) says how long it became.
+    pub fn open_array(&mut self) -> OpenArray {
+        OpenArray(self.bytes.len())
+    }
+
+    pub fn close_array(&mut self, open: OpenArray, items: usize) {
+        let mut header = Reply::new(self.protocol);
+        header.array(items);
+        self.bytes.splice(open.0..open.0, header.bytes);
+    }
+
+    fn line(&mut self, kind: u8, text: &[u8]) {
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(text);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    fn number_line(&mut self, kind: u8, value: i64) {
+        self.bytes.push(kind);
+        super::put_integer(&mut self.bytes, value);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+}

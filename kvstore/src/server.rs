@@ -1,0 +1,316 @@
+//! Starting, accepting, stopping.
+//!
+//! The server has threads of its own, whatever runtime its caller has: network threads (a small tokio
+//! runtime), the writer and the checkpoint thread. Stopping goes in the order of the data: no new
+//! connections, connections end when what they sent is answered, the writer ends when no connection is
+//! left, the database is flushed.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::admin;
+use crate::config::{Config, ConfigError};
+use crate::connection;
+use crate::metrics::Snapshot;
+use crate::session::Session;
+use crate::shared::Shared;
+use crate::store::checkpoint;
+use crate::store::database::{Database, StoreError, database_dir};
+use crate::store::log::{self, Log};
+use crate::store::writer::{Job, Writer};
+
+/// How long connections get to finish what they sent when the server stops.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// A pause after a failed accept, which otherwise would spin while descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a server did not start. Each text says what to change.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}: {error}; choose another `{setting}` or end what uses it")]
+    Listen { address: String, setting: &'static str, error: io::Error },
+    #[error("cannot use {}: {error}; set `dir` to a directory this process may write", dir.display())]
+    Dir { dir: PathBuf, error: String },
+    #[error("{} is in use by another process; stop it or set `dir` to another directory", dir.display())]
+    InUse { dir: PathBuf },
+    #[error("write log: {0}")]
+    Log(#[from] log::OpenError),
+    #[error("cannot apply the write log: {0}")]
+    Replay(StoreError),
+    #[error("cannot start threads: {0}")]
+    Threads(io::Error),
+}
+
+pub struct Server;
+
+/// A running server. Dropping it stops it without waiting; nothing answered is lost by that.
+pub struct Handle {
+    shared: Arc<Shared>,
+    address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    unix: Option<PathBuf>,
+    stop: watch::Sender<bool>,
+    /// Yields `None` when the last connection and listener are gone.
+    alive: mpsc::Receiver<()>,
+    runtime: Option<Runtime>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Opens the directory, replays the write log and listens. Blocks while it does.
+    pub fn start(config: Config) -> Result<Handle, StartError> {
+        config.check()?;
+        let tcp = bind_tcp(&config.listen, "listen")?;
+        let admin = bind_tcp(&config.admin, "admin")?;
+        let address_of = |listener: &Option<StdTcpListener>| {
+            listener.as_ref().and_then(|listener| listener.local_addr().ok())
+        };
+        let (address, admin_address) = (address_of(&tcp), address_of(&admin));
+        let (database, log) = open(&config)?;
+        let unix = bind_unix(&config.unix)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.network_threads)
+            .thread_name("hawser-kv-net")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+
+        let unix_path = unix.is_some().then(|| config.unix.clone());
+        let log_dir = log_dir(&config.dir);
+        let (jobs, queue) = mpsc::channel(config.queue_jobs_max);
+        let shared = Arc::new(Shared::new(config, database));
+        let threads = start_threads(&shared, log, log_dir, queue).map_err(StartError::Threads)?;
+        let (stop, stopping) = watch::channel(false);
+        let (alive_sender, alive) = mpsc::channel(1);
+        let accept = Accept { shared: shared.clone(), jobs, stopping, alive: alive_sender };
+        let _guard = runtime.enter();
+        if let Some(listener) = tcp {
+            let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
+            runtime.spawn(accept.clone().run(Listener::Tcp(listener)));
+        }
+        if let Some(listener) = unix {
+            let listener = UnixListener::from_std(listener).map_err(StartError::Threads)?;
+            runtime.spawn(accept.clone().run(Listener::Unix(listener)));
+        }
+        if let Some(listener) = admin {
+            let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
+            runtime.spawn(admin::serve(listener, shared.clone(), accept.stopping.clone()));
+        }
+        drop(accept);
+        drop(_guard);
+        let runtime = Some(runtime);
+        Ok(Handle {
+            shared,
+            address,
+            admin_address,
+            unix: unix_path,
+            stop,
+            alive,
+            runtime,
+            threads,
+        })
+    }
+}
+
+impl Handle {
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.unix.as_deref()
+    }
+
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.metrics.snapshot()
+    }
+
+    /// Answers what was sent, flushes, and returns when the directory is free.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(STOP_GRACE, self.alive.recv()).await.is_err() {
+            tracing::warn!("connections that do not take their answers are closed");
+        }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().map(JoinHandle::join).all(|outcome| outcome.is_ok())
+        });
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a thread of the store panicked");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        if let Some(unix) = &self.unix {
+            _ = std::fs::remove_file(unix);
+        }
+    }
+}
+
+fn log_dir(dir: &Path) -> PathBuf {
+    dir.join("log")
+}
+
+fn open(config: &Config) -> Result<(Database, Log), StartError> {
+    let dir = &config.dir;
+    let unusable = |error: String| StartError::Dir { dir: dir.clone(), error };
+    std::fs::create_dir_all(dir).map_err(|error| unusable(error.to_string()))?;
+    let database =
+        Database::open(&database_dir(dir), config.cache_mib << 20, config.memtable_mib << 20)
+            .map_err(|error| match error.to_string() {
+                text if text.contains("LOCK:") || text.contains("lock hold by") => {
+                    StartError::InUse { dir: dir.clone() }
+                }
+                text => unusable(text),
+            })?;
+    let applied = database.applied().map_err(StartError::Replay)?;
+    let log_dir = log_dir(dir);
+    let mut replayed = 0u64;
+    let segment_bytes_max = config.log_segment_mib << 20;
+    let (log, cut) = Log::open(&log_dir, applied, segment_bytes_max, |sequence, record| {
+        replayed += 1;
+        database.apply(sequence, record).map_err(StartError::Replay)
+    })?;
+    if let Some(cut) = cut {
+        let log::Cut { path, offset, bytes } = cut;
+        tracing::warn!(?path, offset, bytes, "cut an unfinished group from the end of the log");
+    }
+    tracing::info!(applied, replayed, "opened {}", dir.display());
+    // What was replayed would be replayed again, and old segments would stay.
+    let flushed = database.flush().and_then(|()| database.flushed()).map_err(StartError::Replay)?;
+    log::delete_flushed(&log_dir, flushed)?;
+    Ok((database, log))
+}
+
+fn start_threads(
+    shared: &Arc<Shared>,
+    log: Log,
+    log_dir: PathBuf,
+    jobs: mpsc::Receiver<Job>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let (checkpoint, wanted) = std::sync::mpsc::sync_channel(1);
+    let writer = Writer { shared: shared.clone(), log, jobs, checkpoint, unapplied: None };
+    let shared = shared.clone();
+    let named = |name: &str| std::thread::Builder::new().name(name.to_string());
+    Ok(vec![
+        named("hawser-kv-write").spawn(move || writer.run())?,
+        named("hawser-kv-flush").spawn(move || checkpoint::run(shared, log_dir, wanted))?,
+    ])
+}
+
+fn bind_tcp(address: &str, setting: &'static str) -> Result<Option<StdTcpListener>, StartError> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let bound = StdTcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    let address = address.to_string();
+    bound.map(Some).map_err(|error| StartError::Listen { address, setting, error })
+}
+
+/// A socket file that nobody answers on is left over from a crash, and replaced.
+fn bind_unix(path: &Path) -> Result<Option<StdUnixListener>, StartError> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let refused = StdUnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        _ = std::fs::remove_file(path);
+    }
+    let bound = StdUnixListener::bind(path)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    let address = path.display().to_string();
+    bound.map(Some).map_err(|error| StartError::Listen { address, setting: "unix", error })
+}
+
+/// What an accepting task gives to each connection.
+#[derive(Clone)]
+struct Accept {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    stopping: watch::Receiver<bool>,
+    alive: mpsc::Sender<()>,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Accept {
+    async fn run(self, listener: Listener) {
+        let mut stopping = self.stopping.clone();
+        loop {
+            let accepted = tokio::select! {
+                _ = stopping.changed() => return,
+                accepted = self.next(&listener) => accepted,
+            };
+            if let Err(error) = accepted {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    async fn next(&self, listener: &Listener) -> io::Result<()> {
+        match listener {
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Answers are written whole; waiting for more only delays them.
+                stream.set_nodelay(true)?;
+                tokio::spawn(self.clone().connection(stream));
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(self.clone().connection(stream));
+            }
+        }
+        Ok(())
+    }
+
+    async fn connection(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let metrics = &self.shared.metrics;
+        let open = metrics.connections.fetch_add(1, Relaxed);
+        if open >= self.shared.config.connections_max as u64 {
+            metrics.refused_total.fetch_add(1, Relaxed);
+            _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+        } else {
+            metrics.accepted_total.fetch_add(1, Relaxed);
+            let session = Session::new(self.shared.clone());
+            // A client that goes away is no event worth a log line.
+            _ = connection::serve(stream, session, self.jobs, self.stopping).await;
+        }
+        metrics.connections.fetch_sub(1, Relaxed);
+        drop(self.alive);
+    }
+}

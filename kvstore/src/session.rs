@@ -1,0 +1,460 @@
+//! One connection without its socket: what came in, what goes out, and what to do next.
+//!
+//! ```text
+//! input ─▶ parse ─▶ write, or a small read behind one  ─▶ pending ─▶ Submit to the writer
+//!               └─▶ read                               ─▶ run here, on one view per turn
+//!               └─▶ about the connection               ─▶ run here
+//! ```
+//!
+//! Invariants: answers come in the order of the commands, because nothing runs here while something is
+//! pending; a read sees every write before it; `pending`, `input` and the answers are bounded.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::command::table::{self, Access, Command, SessionCommand};
+use crate::command::{Read, integer, is_word};
+use crate::resp::reply::{Protocol, Reply};
+use crate::resp::request::{Parser, ProtocolError, Request};
+use crate::shared::{REDIS_VERSION, Shared};
+use crate::store::database::unix_ms;
+use crate::store::view::Frozen;
+use crate::store::writer::{Answer, Queued, Work};
+use crate::watch::WatchSet;
+
+/// Answers larger than this are sent before more commands run.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// What the socket's owner has to do before the next turn.
+pub enum Step {
+    /// Send the answers, then read more.
+    Read,
+    /// Send the answers.
+    Send,
+    /// Give this to the writer and the answer to [`Session::answered`].
+    Submit(Work),
+    /// Send the answers and close.
+    Close,
+}
+
+pub struct Session {
+    shared: Arc<Shared>,
+    id: u64,
+    name: Bytes,
+    is_authenticated: bool,
+    pub input: BytesMut,
+    pub reply: Reply,
+    parser: Parser,
+    /// Commands for the writer, in order.
+    pending: Vec<Queued>,
+    pending_bytes: usize,
+    /// A command that must wait until what is pending is answered.
+    deferred: Option<Request>,
+    broken: Option<ProtocolError>,
+    transaction: Option<Transaction>,
+    watched: WatchSet,
+    is_closing: bool,
+}
+
+#[derive(Default)]
+struct Transaction {
+    commands: Vec<Queued>,
+    bytes: usize,
+    is_spoilt: bool,
+}
+
+/// The moment all reads of one turn see, taken when the first of them runs.
+type View<'a> = OnceCell<Frozen<'a>>;
+
+impl Session {
+    pub fn new(shared: Arc<Shared>) -> Session {
+        Session {
+            id: shared.next_connection(),
+            name: Bytes::new(),
+            is_authenticated: shared.config.password.is_empty(),
+            input: BytesMut::new(),
+            reply: Reply::new(Protocol::Resp2),
+            parser: Parser::default(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            deferred: None,
+            broken: None,
+            transaction: None,
+            watched: WatchSet::new(shared.clone()),
+            is_closing: false,
+            shared,
+        }
+    }
+
+    /// Runs what can be run and says what is needed to go on.
+    pub fn turn(&mut self) -> Step {
+        let shared = self.shared.clone();
+        let view = View::new();
+        loop {
+            if self.is_closing {
+                return Step::Close;
+            }
+            if self.reply.len() >= ANSWER_BYTES_MAX {
+                return Step::Send;
+            }
+            match self.next_request() {
+                Some(request) => {
+                    if let Some(step) = self.take(request, &shared, &view) {
+                        return step;
+                    }
+                }
+                None if !self.pending.is_empty() => return self.submit(),
+                None => match self.broken {
+                    Some(error) => self.end(error),
+                    None => return Step::Read,
+                },
+            }
+        }
+    }
+
+    /// The writer's answer to what was submitted; `None` when it has stopped.
+    pub fn answered(&mut self, answer: Option<Answer>) {
+        match answer {
+            Some(answer) => {
+                self.reply.append(&answer.bytes);
+                self.pending = answer.rest;
+            }
+            None => {
+                self.reply.error("IOERR the server is stopping; the outcome of this write is open");
+                self.is_closing = true;
+            }
+        }
+    }
+
+    fn next_request(&mut self) -> Option<Request> {
+        if let Some(request) = self.deferred.take() {
+            return Some(request);
+        }
+        if self.broken.is_some() {
+            return None;
+        }
+        let limits = match self.is_authenticated {
+            true => self.shared.limits,
+            false => self.shared.limits.unauthenticated(),
+        };
+        self.parser.next(&mut self.input, &limits).unwrap_or_else(|error| {
+            self.broken = Some(error);
+            None
+        })
+    }
+
+    fn end(&mut self, error: ProtocolError) {
+        self.shared.metrics.protocol_errors_total.fetch_add(1, Relaxed);
+        self.reply.error(&error.text());
+        self.is_closing = true;
+    }
+
+    fn submit(&mut self) -> Step {
+        self.pending_bytes = 0;
+        Step::Submit(Work::Pipeline(std::mem::take(&mut self.pending)))
+    }
+
+    fn take<'a>(&mut self, request: Request, shared: &'a Shared, view: &View<'a>) -> Option<Step> {
+        let command = table::find(&request[0]);
+        let accepted = command.filter(|command| command.accepts(request.len()));
+        let is_open = self.is_authenticated && self.transaction.is_none();
+        if let Some(command) = accepted.filter(|_| is_open) {
+            match command.access {
+                Access::Write(_) => return self.push(command, request),
+                Access::Point(_) if !self.pending.is_empty() => return self.push(command, request),
+                _ => {}
+            }
+        }
+        if !self.pending.is_empty() {
+            self.deferred = Some(request);
+            return Some(self.submit());
+        }
+        match (command, accepted) {
+            (None, _) => self.refuse(&unknown(&request)),
+            (Some(command), None) => self
+                .refuse(&format!("ERR wrong number of arguments for '{}' command", command.name)),
+            (_, Some(command)) => return self.run(command, request, shared, view),
+        }
+        None
+    }
+
+    fn push(&mut self, command: &'static Command, args: Request) -> Option<Step> {
+        self.pending_bytes += request_bytes(&args);
+        self.pending.push(Queued { command, args });
+        let full = self.pending.len() >= self.shared.config.pipeline_commands_max
+            || self.pending_bytes >= self.shared.config.request_bytes_max;
+        full.then(|| self.submit())
+    }
+
+    /// Answers an error, which spoils a transaction that is being queued.
+    fn refuse(&mut self, text: &str) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.is_spoilt = true;
+        }
+        self.reply.error(text);
+    }
+
+    fn run<'a>(
+        &mut self,
+        command: &'static Command,
+        args: Request,
+        shared: &'a Shared,
+        view: &View<'a>,
+    ) -> Option<Step> {
+        use SessionCommand::{Auth, Discard, Exec, Hello, Multi, Quit, Unwatch, Watch};
+        if !self.is_authenticated && !matches!(command.access, Access::Session(Auth | Hello | Quit))
+        {
+            self.refuse("NOAUTH Authentication required.");
+            return None;
+        }
+        match command.access {
+            Access::Session(Exec) => return self.exec(),
+            Access::Session(Discard) => self.discard(),
+            Access::Session(Multi) => self.multi(),
+            Access::Session(Watch) => self.watch(&args[1..]),
+            Access::Session(Quit) => {
+                self.reply.ok();
+                self.is_closing = true;
+            }
+            Access::Session(other) if self.transaction.is_some() && other != Unwatch => {
+                self.refuse("ERR Command not allowed inside a transaction");
+            }
+            _ if self.transaction.is_some() => self.queue(command, args),
+            Access::Session(Unwatch) => {
+                self.watched = WatchSet::new(self.shared.clone());
+                self.reply.ok();
+            }
+            Access::Session(Auth) => self.auth(&args[1..]),
+            Access::Session(Hello) => self.hello(&args[1..]),
+            Access::Session(SessionCommand::Client) => self.client(&args[1..]),
+            Access::Point(run) | Access::Scan(run) => {
+                let view = view.get_or_init(|| Frozen::new(&shared.database));
+                let read = Read { view, now_ms: unix_ms(), shared, args: &args };
+                let start = self.reply.len();
+                if let Err(error) = run(&read, &mut self.reply) {
+                    self.reply.truncate(start);
+                    self.reply.error(&error.to_string());
+                }
+                shared.metrics.read_commands.fetch_add(1, Relaxed);
+            }
+            Access::Write(_) => unreachable!("a write is pending or in a transaction"),
+        }
+        None
+    }
+
+    fn multi(&mut self) {
+        if self.transaction.is_some() {
+            return self.reply.error("ERR MULTI calls can not be nested");
+        }
+        self.transaction = Some(Transaction::default());
+        self.reply.ok();
+    }
+
+    fn queue(&mut self, command: &'static Command, args: Request) {
+        let config = &self.shared.config;
+        let transaction = self.transaction.as_mut().expect("checked by the caller");
+        transaction.bytes += request_bytes(&args);
+        let full = transaction.commands.len() >= config.transaction_commands_max
+            || transaction.bytes > config.request_bytes_max;
+        if full {
+            return self.refuse(
+                "ERR transaction larger than transaction_commands_max or request_bytes_max",
+            );
+        }
+        if !transaction.is_spoilt {
+            transaction.commands.push(Queued { command, args });
+        }
+        self.reply.simple("QUEUED");
+    }
+
+    fn exec(&mut self) -> Option<Step> {
+        let Some(transaction) = self.transaction.take() else {
+            self.reply.error("ERR EXEC without MULTI");
+            return None;
+        };
+        let unwatched = WatchSet::new(self.shared.clone());
+        let watched = std::mem::replace(&mut self.watched, unwatched);
+        if transaction.is_spoilt {
+            self.reply.error("EXECABORT Transaction discarded because of previous errors.");
+            return None;
+        }
+        Some(Step::Submit(Work::Transaction { commands: transaction.commands, watched }))
+    }
+
+    fn discard(&mut self) {
+        if self.transaction.take().is_none() {
+            return self.reply.error("ERR DISCARD without MULTI");
+        }
+        self.watched = WatchSet::new(self.shared.clone());
+        self.reply.ok();
+    }
+
+    fn watch(&mut self, keys: &[Bytes]) {
+        if self.transaction.is_some() {
+            return self.reply.error("ERR WATCH inside MULTI is not allowed");
+        }
+        if self.watched.len() + keys.len() > self.shared.config.watched_keys_max {
+            return self.reply.error("ERR more watched keys than watched_keys_max");
+        }
+        keys.iter().for_each(|key| self.watched.add(key));
+        self.reply.ok();
+    }
+
+    fn auth(&mut self, args: &[Bytes]) {
+        let (user, password) = match args {
+            [password] => (None, password),
+            [user, password] => (Some(user), password),
+            _ => return self.reply.error("ERR syntax error"),
+        };
+        if user.is_none() && self.shared.config.password.is_empty() {
+            return self.reply.error(
+                "ERR AUTH <password> called without any password configured for the default \
+                 user. Are you sure your configuration is correct?",
+            );
+        }
+        if self.authenticate(user, password) {
+            self.reply.ok();
+        }
+    }
+
+    fn authenticate(&mut self, user: Option<&Bytes>, password: &[u8]) -> bool {
+        let known = user.is_none_or(|user| user == "default");
+        let wanted = self.shared.config.password.as_bytes();
+        let right = wanted.is_empty() || equal_in_constant_time(wanted, password);
+        if !(known && right) {
+            self.reply.error("WRONGPASS invalid username-password pair or user is disabled.");
+            return false;
+        }
+        self.is_authenticated = true;
+        true
+    }
+
+    fn hello(&mut self, args: &[Bytes]) {
+        let protocol = match args.first().map(|version| integer(version)) {
+            None => self.reply.protocol(),
+            Some(Ok(2)) => Protocol::Resp2,
+            Some(Ok(3)) => Protocol::Resp3,
+            Some(Ok(_)) => return self.reply.error("NOPROTO unsupported protocol version"),
+            Some(Err(_)) => {
+                return self.reply.error("ERR Protocol version is not an integer or out of range");
+            }
+        };
+        let mut name = None;
+        let mut rest = args.get(1..).unwrap_or_default();
+        while !rest.is_empty() {
+            rest = match rest {
+                [word, user, password, rest @ ..] if is_word(word, "auth") => {
+                    if !self.authenticate(Some(user), password) {
+                        return;
+                    }
+                    rest
+                }
+                [word, wanted, rest @ ..] if is_word(word, "setname") => {
+                    if !is_client_name(wanted) {
+                        return self.reply.error(BAD_CLIENT_NAME);
+                    }
+                    name = Some(wanted);
+                    rest
+                }
+                [word, ..] => {
+                    let word = String::from_utf8_lossy(word);
+                    return self.reply.error(&format!("ERR Syntax error in HELLO option '{word}'"));
+                }
+                [] => unreachable!("not empty"),
+            };
+        }
+        if !self.is_authenticated {
+            return self.reply.error(
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise \
+                 the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the \
+                 client and select the RESP protocol version at the same time",
+            );
+        }
+        if let Some(name) = name {
+            self.name = Bytes::copy_from_slice(name);
+        }
+        self.reply.set_protocol(protocol);
+        self.put_hello();
+    }
+
+    fn put_hello(&mut self) {
+        let reply = &mut self.reply;
+        reply.map(7);
+        for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+            reply.bulk(name.as_bytes());
+            reply.bulk(value.as_bytes());
+        }
+        reply.bulk(b"proto");
+        reply.integer(if reply.protocol() == Protocol::Resp3 { 3 } else { 2 });
+        reply.bulk(b"id");
+        reply.integer(self.id as i64);
+        for (name, value) in [("mode", "standalone"), ("role", "master")] {
+            reply.bulk(name.as_bytes());
+            reply.bulk(value.as_bytes());
+        }
+        reply.bulk(b"modules");
+        reply.array(0);
+    }
+
+    fn client(&mut self, args: &[Bytes]) {
+        match args {
+            [what] if is_word(what, "id") => self.reply.integer(self.id as i64),
+            [what] if is_word(what, "getname") && self.name.is_empty() => self.reply.null(),
+            [what] if is_word(what, "getname") => self.reply.bulk(&self.name),
+            [what, name] if is_word(what, "setname") => {
+                if !is_client_name(name) {
+                    return self.reply.error(BAD_CLIENT_NAME);
+                }
+                self.name = Bytes::copy_from_slice(name);
+                self.reply.ok();
+            }
+            [what, _, _] if is_word(what, "setinfo") => self.reply.ok(),
+            [what, ..] => {
+                let what = String::from_utf8_lossy(what);
+                self.reply.error(&format!(
+                    "ERR unknown subcommand or wrong number of arguments for '{what}'. Try \
+                     CLIENT ID, GETNAME, SETNAME or SETINFO."
+                ));
+            }
+            [] => unreachable!("the table asks for a subcommand"),
+        }
+    }
+}
+
+const BAD_CLIENT_NAME: &str =
+    "ERR Client names cannot contain spaces, newlines or special characters.";
+
+fn is_client_name(name: &[u8]) -> bool {
+    name.iter().all(u8::is_ascii_graphic) && name.len() <= 256
+}
+
+fn request_bytes(args: &[Bytes]) -> usize {
+    args.iter().map(|arg| arg.len() + 32).sum()
+}
+
+/// Redis's text, with the first arguments.
+fn unknown(request: &[Bytes]) -> String {
+    const SHOWN_BYTES_MAX: usize = 128;
+    let shown = |arg: &Bytes, bytes: usize| {
+        String::from_utf8_lossy(&arg[..arg.len().min(bytes)]).into_owned()
+    };
+    let mut args = String::new();
+    for arg in &request[1..] {
+        if args.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        let arg = shown(arg, SHOWN_BYTES_MAX - args.len());
+        args.push_str(&format!("'{arg}' "));
+    }
+    let name = shown(&request[0], SHOWN_BYTES_MAX);
+    format!("ERR unknown command '{name}', with args beginning with: {args}")
+}
+
+/// How long it takes says nothing about where two passwords differ.
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    let differing = a.iter().zip(b).fold(0, |bits, (a, b)| bits | (a ^ b));
+    a.len() == b.len() && std::hint::black_box(differing) == 0
+}

@@ -1,0 +1,89 @@
+//! What every connection and the writer look at. One per server.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use crate::command::scan::Cursors;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::resp::request::RequestLimits;
+use crate::store::database::Database;
+use crate::watch::Watches;
+
+pub struct Shared {
+    pub config: Config,
+    pub limits: RequestLimits,
+    pub database: Database,
+    pub cursors: Cursors,
+    pub watches: Watches,
+    pub metrics: Metrics,
+    started: Instant,
+    last_connection: AtomicU64,
+}
+
+type Section = (&'static str, Vec<(&'static str, String)>);
+
+impl Shared {
+    pub fn new(config: Config, database: Database) -> Shared {
+        Shared {
+            limits: config.request_limits(),
+            config,
+            database,
+            cursors: Cursors::default(),
+            watches: Watches::default(),
+            metrics: Metrics::default(),
+            started: Instant::now(),
+            last_connection: AtomicU64::new(0),
+        }
+    }
+
+    pub fn next_connection(&self) -> u64 {
+        self.last_connection.fetch_add(1, Relaxed) + 1
+    }
+
+    /// What `INFO` answers. `redis_version` is the version whose behaviour and texts this server has.
+    pub fn info(&self) -> Vec<Section> {
+        let metrics = self.metrics.snapshot();
+        let uptime = self.started.elapsed().as_secs();
+        vec![
+            (
+                "Server",
+                vec![
+                    ("redis_version", REDIS_VERSION.into()),
+                    ("redis_mode", "standalone".into()),
+                    ("hawser_kv_version", env!("CARGO_PKG_VERSION").into()),
+                    ("process_id", std::process::id().to_string()),
+                    ("uptime_in_seconds", uptime.to_string()),
+                ],
+            ),
+            ("Clients", vec![("connected_clients", metrics.connections.to_string())]),
+            (
+                "Persistence",
+                vec![
+                    ("loading", "0".into()),
+                    ("log_groups", metrics.groups.to_string()),
+                    ("log_bytes", metrics.log_bytes.to_string()),
+                    ("writes_refused", metrics.writes_refused.to_string()),
+                ],
+            ),
+            (
+                "Stats",
+                vec![
+                    ("total_connections_received", metrics.accepted_total.to_string()),
+                    ("total_reads_processed", metrics.read_commands.to_string()),
+                    ("total_writes_processed", metrics.writer_commands.to_string()),
+                ],
+            ),
+            ("Replication", vec![("role", "master".into()), ("connected_slaves", "0".into())]),
+            (
+                "Keyspace",
+                vec![(
+                    "estimated_keys",
+                    self.database.property("rocksdb.estimate-num-keys").to_string(),
+                )],
+            ),
+        ]
+    }
+}
+
+pub const REDIS_VERSION: &str = "7.0.15";

@@ -1,0 +1,54 @@
+//! Keeps the write log short: flushes RocksDB when a segment is full and deletes the segments it then
+//! needs no longer.
+//!
+//! A thread of its own, since a flush takes as long as writing all memtables. What may be deleted is
+//! asked of RocksDB's files, not remembered. When a flush fails (a full disk) it is tried again every
+//! few seconds, and the log keeps growing meanwhile.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::log;
+use crate::shared::Shared;
+
+const RETRY: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Runs until the other end of `wanted` is gone, and once more then.
+pub fn run(shared: Arc<Shared>, log_dir: PathBuf, wanted: Receiver<()>) {
+    let mut again = false;
+    loop {
+        match wanted.recv_timeout(if again { RETRY } else { IDLE }) {
+            Ok(()) => again = !checkpoint(&shared, &log_dir),
+            Err(RecvTimeoutError::Timeout) => again = again && !checkpoint(&shared, &log_dir),
+            Err(RecvTimeoutError::Disconnected) => {
+                checkpoint(&shared, &log_dir);
+                return;
+            }
+        }
+    }
+}
+
+/// Whether RocksDB's files now hold everything up to some moment after the call began.
+fn checkpoint(shared: &Shared, log_dir: &std::path::Path) -> bool {
+    let flushed = shared.database.flush().and_then(|()| shared.database.flushed());
+    let deleted = match flushed {
+        Ok(sequence) => log::delete_flushed(log_dir, sequence).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match deleted {
+        Ok(segments) => {
+            shared.metrics.checkpoints.fetch_add(1, Relaxed);
+            tracing::debug!(segments, "log segments deleted");
+            true
+        }
+        Err(error) => {
+            shared.metrics.checkpoint_failures.fetch_add(1, Relaxed);
+            tracing::error!(error, "cannot flush the database; the write log keeps growing");
+            false
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! RocksDB as this engine uses it.
+//!
+//! Three column families: `metadata`, `member` and `applied`, which holds one number: the sequence of
+//! the last group of the write log that is in the database. That number is written in the same batch
+//! as the group, RocksDB's own log is off and flushes are atomic over the families, so after a crash
+//! the database is exactly some prefix of the write log and says which one.
+//!
+//! Compaction drops what nobody can see any more: expired keys, and members whose collection has
+//! expired, was deleted or was written anew. It waits five minutes after an expiry, so that a clock
+//! that is set back a little does not find half a collection.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rocksdb::compaction_filter::{CompactionFilter, Decision};
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use rocksdb::{
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
+    WriteBatch,
+};
+use thiserror::Error;
+
+use super::layout::{self, Family, Malformed};
+use super::overlay::{self, Change};
+
+const METADATA: &str = "metadata";
+const MEMBER: &str = "member";
+const APPLIED: &str = "applied";
+const APPLIED_KEY: &[u8] = b"applied";
+
+/// How long compaction leaves expired data alone.
+const EXPIRY_GRACE_MS: u64 = 5 * 60 * 1000;
+
+/// What can go wrong below the commands.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    Rocks(#[from] rocksdb::Error),
+    #[error("a stored value is malformed")]
+    Malformed,
+}
+
+impl From<Malformed> for StoreError {
+    fn from(_: Malformed) -> StoreError {
+        StoreError::Malformed
+    }
+}
+
+pub struct Database {
+    rocks: Arc<DB>,
+}
+
+impl Database {
+    /// `cache_bytes` and `memtable_bytes` bound RocksDB's memory together with its open files.
+    pub fn open(
+        dir: &Path,
+        cache_bytes: usize,
+        memtable_bytes: usize,
+    ) -> Result<Database, StoreError> {
+        let shared: Arc<OnceLock<Weak<DB>>> = Arc::default();
+        let cache = Cache::new_lru_cache(cache_bytes);
+        let families = [
+            ColumnFamilyDescriptor::new("default", family_options(&cache, memtable_bytes)),
+            ColumnFamilyDescriptor::new(APPLIED, family_options(&cache, memtable_bytes)),
+            ColumnFamilyDescriptor::new(METADATA, {
+                let mut options = family_options(&cache, memtable_bytes);
+                options.set_compaction_filter("hawser-expired", |_, _, metadata| {
+                    expired_metadata(metadata, unix_ms())
+                });
+                options
+            }),
+            ColumnFamilyDescriptor::new(MEMBER, {
+                let mut options = family_options(&cache, memtable_bytes);
+                options.set_compaction_filter_factory(OrphanFilters { database: shared.clone() });
+                options
+            }),
+        ];
+        let rocks = Arc::new(DB::open_cf_descriptors(&database_options(), dir, families)?);
+        shared.set(Arc::downgrade(&rocks)).expect("set once, here");
+        Ok(Database { rocks })
+    }
+
+    pub fn rocks(&self) -> &DB {
+        &self.rocks
+    }
+
+    pub fn family(&self, family: Family) -> &ColumnFamily {
+        self.family_named(match family {
+            Family::Metadata => METADATA,
+            Family::Member => MEMBER,
+        })
+    }
+
+    fn family_named(&self, name: &str) -> &ColumnFamily {
+        self.rocks.cf_handle(name).expect("the database was opened with its families")
+    }
+
+    /// Applies one record of the write log, and with it the fact that it was applied.
+    pub fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::with_capacity_bytes(record.len() * 2 + 64);
+        for change in overlay::decode(record)? {
+            match change {
+                Change::Clear => {
+                    let (lower, upper) = layout::whole_space();
+                    for family in [Family::Metadata, Family::Member] {
+                        batch.delete_range_cf(self.family(family), &lower, &upper);
+                    }
+                }
+                Change::Put(family, key, value) => batch.put_cf(self.family(family), key, value),
+                Change::Delete(family, key) => batch.delete_cf(self.family(family), key),
+            }
+        }
+        batch.put_cf(self.family_named(APPLIED), APPLIED_KEY, sequence.to_be_bytes());
+        Ok(self.rocks.write_without_wal(batch)?)
+    }
+
+    /// The last group of the write log that readers see. 0 in a new database.
+    pub fn applied(&self) -> Result<u64, StoreError> {
+        self.applied_as_of(ReadTier::All)
+    }
+
+    /// The last group that is in RocksDB's files, and so needs the write log no longer.
+    pub fn flushed(&self) -> Result<u64, StoreError> {
+        self.applied_as_of(ReadTier::Persisted)
+    }
+
+    fn applied_as_of(&self, tier: ReadTier) -> Result<u64, StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(tier);
+        let found =
+            self.rocks.get_pinned_cf_opt(self.family_named(APPLIED), APPLIED_KEY, &options)?;
+        match found {
+            None => Ok(0),
+            Some(bytes) => Ok(u64::from_be_bytes(bytes[..].try_into().map_err(|_| Malformed)?)),
+        }
+    }
+
+    /// Writes all memtables to files, all families at one moment.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let families = [METADATA, MEMBER, APPLIED].map(|name| self.family_named(name));
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        Ok(self.rocks.flush_cfs_opt(&families.iter().collect::<Vec<_>>(), &options)?)
+    }
+
+    /// Rewrites everything once, and so drops all garbage that may be dropped.
+    pub fn compact(&self) {
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        for family in [Family::Metadata, Family::Member] {
+            self.rocks.compact_range_cf_opt(
+                self.family(family),
+                None::<&[u8]>,
+                None::<&[u8]>,
+                &options,
+            );
+        }
+    }
+
+    /// A number RocksDB keeps, summed over the families.
+    pub fn property(&self, name: &str) -> u64 {
+        let families = [METADATA, MEMBER].map(|family| self.family_named(family));
+        let values = families.map(|family| self.rocks.property_int_value_cf(family, name));
+        values.into_iter().map(|value| value.ok().flatten().unwrap_or(0)).sum()
+    }
+}
+
+impl Drop for Database {
+    /// A compaction may hold the database for a moment through its filter; it must not be the one
+    /// that closes it.
+    fn drop(&mut self) {
+        self.rocks.cancel_all_background_work(true);
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(512);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 << 20);
+    options
+}
+
+fn family_options(cache: &Cache, memtable_bytes: usize) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(16 << 10);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_optimize_filters_for_memory(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(memtable_bytes);
+    options.set_max_write_buffer_number(4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options
+}
+
+fn expired_metadata(metadata: &[u8], now_ms: u64) -> Decision {
+    match layout::Header::decode(metadata) {
+        Ok((header, _)) if header.is_expired(now_ms.saturating_sub(EXPIRY_GRACE_MS)) => {
+            Decision::Remove
+        }
+        // What cannot be read is kept: a compaction is no place to lose data.
+        _ => Decision::Keep,
+    }
+}
+
+struct OrphanFilters {
+    database: Arc<OnceLock<Weak<DB>>>,
+}
+
+impl CompactionFilterFactory for OrphanFilters {
+    type Filter = OrphanFilter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> OrphanFilter {
+        OrphanFilter { database: self.database.clone(), now_ms: unix_ms(), owner: None }
+    }
+
+    fn name(&self) -> &CStr {
+        c"hawser-orphans"
+    }
+}
+
+/// Drops members whose collection is gone. Members of one collection lie together, so the answer for
+/// the last owner is kept.
+struct OrphanFilter {
+    database: Arc<OnceLock<Weak<DB>>>,
+    now_ms: u64,
+    owner: Option<(Vec<u8>, u64, bool)>,
+}
+
+impl OrphanFilter {
+    /// Looks the owner up as it is now: at least as new as the member, since both were written in one
+    /// batch. `None` when it cannot be known.
+    fn is_orphan(&self, key: &[u8], version: u64) -> Option<bool> {
+        let rocks = self.database.get()?.upgrade()?;
+        let found =
+            rocks.get_pinned_cf(rocks.cf_handle(METADATA)?, layout::metadata_key(key)).ok()?;
+        let Some(metadata) = found else { return Some(true) };
+        let (header, current) = layout::version_of(&metadata).ok()?;
+        let expired = header.is_expired(self.now_ms.saturating_sub(EXPIRY_GRACE_MS));
+        Some(expired || current != Some(version))
+    }
+}
+
+impl CompactionFilter for OrphanFilter {
+    fn filter(&mut self, _: u32, member_key: &[u8], _: &[u8]) -> Decision {
+        let Ok((key, version)) = layout::member_owner(member_key) else { return Decision::Keep };
+        let known = match &self.owner {
+            Some((owner, of, orphan)) if owner == key && *of == version => Some(*orphan),
+            _ => None,
+        };
+        let orphan = known.or_else(|| {
+            let orphan = self.is_orphan(key, version)?;
+            self.owner = Some((key.to_vec(), version, orphan));
+            Some(orphan)
+        });
+        if orphan == Some(true) { Decision::Remove } else { Decision::Keep }
+    }
+
+    fn name(&self) -> &CStr {
+        c"hawser-orphan"
+    }
+}
+
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}
+
+/// Where RocksDB lies inside the data directory.
+pub fn database_dir(dir: &Path) -> PathBuf {
+    dir.join("rocksdb")
+}

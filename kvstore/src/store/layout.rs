@@ -1,0 +1,306 @@
+//! How keys and values lie in RocksDB.
+//!
+//! ```text
+//! metadata   [space u8][key]                                   -> [kind u8][expires_at_ms u64][body]
+//! member     [space u8][key bytes u32][key][version u64][name] -> what the kind puts there
+//! applied    "applied"                                         -> [sequence u64] of the write log
+//!
+//! body       string   the value itself
+//!            hash     [version u64][fields u64]                name = field,       value = value
+//!            stream   [version u64][StreamState]               name = id, 16 bytes, value = fields
+//! ```
+//!
+//! All integers are big-endian, so that keys sort as their numbers do. `version` is unique for every
+//! life of a key: deleting a collection, or writing another over it, only replaces its metadata, and
+//! the members of the old version are garbage that compaction drops (the layout Kvrocks uses). The
+//! space byte leaves room for more than one database, and gives every family a finite upper bound.
+//!
+//! **Invariant:** a command that changes anything of a key also writes its metadata.
+
+/// The only space there is today.
+const SPACE: u8 = 1;
+
+const HEADER_BYTES: usize = 9;
+
+/// What is wrong with bytes that this crate itself wrote earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// The two column families that commands read and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    Metadata = 0,
+    Member = 1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    String = 1,
+    Hash = 2,
+    Stream = 3,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Kind> {
+        [Kind::String, Kind::Hash, Kind::Stream].into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// The answer of `TYPE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::String => "string",
+            Kind::Hash => "hash",
+            Kind::Stream => "stream",
+        }
+    }
+}
+
+/// What every metadata value starts with. `expires_at_ms` is Unix time; 0 means never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    pub expires_at_ms: u64,
+}
+
+impl Header {
+    pub fn decode(metadata: &[u8]) -> Result<(Header, &[u8]), Malformed> {
+        let (head, body) = metadata.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed)?;
+        let kind = Kind::from_byte(head[0]).ok_or(Malformed)?;
+        Ok((Header { kind, expires_at_ms: integer(&head[1..])? }, body))
+    }
+
+    fn encode(self, body_bytes: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES + body_bytes);
+        out.push(self.kind as u8);
+        out.extend_from_slice(&self.expires_at_ms.to_be_bytes());
+        out
+    }
+
+    pub fn is_expired(self, now_ms: u64) -> bool {
+        self.expires_at_ms != 0 && self.expires_at_ms <= now_ms
+    }
+}
+
+/// Metadata of a string: the value is in it.
+pub fn string(value: &[u8], expires_at_ms: u64) -> Vec<u8> {
+    let mut out = Header { kind: Kind::String, expires_at_ms }.encode(value.len());
+    out.extend_from_slice(value);
+    out
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    pub version: u64,
+    pub fields: u64,
+}
+
+impl Hash {
+    pub fn decode(body: &[u8]) -> Result<Hash, Malformed> {
+        let (body, [version, fields]) = integers(body)?;
+        if body.is_empty() { Ok(Hash { version, fields }) } else { Err(Malformed) }
+    }
+
+    pub fn encode(self, expires_at_ms: u64) -> Vec<u8> {
+        let mut out = Header { kind: Kind::Hash, expires_at_ms }.encode(16);
+        put_integers(&mut out, [self.version, self.fields]);
+        out
+    }
+}
+
+/// The id of a stream entry: milliseconds and a number within them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId {
+    pub ms: u64,
+    pub seq: u64,
+}
+
+impl StreamId {
+    pub const MIN: StreamId = StreamId { ms: 0, seq: 0 };
+    pub const MAX: StreamId = StreamId { ms: u64::MAX, seq: u64::MAX };
+
+    pub fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.ms) << 64 | u128::from(self.seq)).to_be_bytes()
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Result<StreamId, Malformed> {
+        let bits = u128::from_be_bytes(bytes.try_into().map_err(|_| Malformed)?);
+        Ok(StreamId { ms: (bits >> 64) as u64, seq: bits as u64 })
+    }
+
+    pub fn next(self) -> Option<StreamId> {
+        match self.seq.checked_add(1) {
+            Some(seq) => Some(StreamId { seq, ..self }),
+            None => Some(StreamId { ms: self.ms.checked_add(1)?, seq: 0 }),
+        }
+    }
+
+    pub fn previous(self) -> Option<StreamId> {
+        match self.seq.checked_sub(1) {
+            Some(seq) => Some(StreamId { seq, ..self }),
+            None => Some(StreamId { ms: self.ms.checked_sub(1)?, seq: u64::MAX }),
+        }
+    }
+}
+
+/// Everything about a stream but its entries.
+///
+/// `first` is the id of the oldest entry, 0-0 when there is none. Reads start there, so that they do
+/// not walk over the tombstones of what was trimmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    pub version: u64,
+    pub length: u64,
+    pub added: u64,
+    pub last: StreamId,
+    pub first: StreamId,
+    pub max_deleted: StreamId,
+}
+
+impl Stream {
+    pub fn decode(body: &[u8]) -> Result<Stream, Malformed> {
+        let (body, [version, length, added]) = integers(body)?;
+        let (body, [last_ms, last_seq, first_ms, first_seq, deleted_ms, deleted_seq]) =
+            integers(body)?;
+        if !body.is_empty() {
+            return Err(Malformed);
+        }
+        Ok(Stream {
+            version,
+            length,
+            added,
+            last: StreamId { ms: last_ms, seq: last_seq },
+            first: StreamId { ms: first_ms, seq: first_seq },
+            max_deleted: StreamId { ms: deleted_ms, seq: deleted_seq },
+        })
+    }
+
+    pub fn encode(self, expires_at_ms: u64) -> Vec<u8> {
+        let mut out = Header { kind: Kind::Stream, expires_at_ms }.encode(72);
+        put_integers(&mut out, [self.version, self.length, self.added]);
+        put_integers(&mut out, [self.last.ms, self.last.seq]);
+        put_integers(&mut out, [self.first.ms, self.first.seq]);
+        put_integers(&mut out, [self.max_deleted.ms, self.max_deleted.seq]);
+        out
+    }
+}
+
+/// The version of a collection, for the compaction filter; `None` for a string.
+pub fn version_of(metadata: &[u8]) -> Result<(Header, Option<u64>), Malformed> {
+    let (header, body) = Header::decode(metadata)?;
+    match header.kind {
+        Kind::String => Ok((header, None)),
+        Kind::Hash | Kind::Stream => Ok((header, Some(integers::<1>(body)?.1[0]))),
+    }
+}
+
+/// The same metadata with another expiry.
+pub fn with_expiry(metadata: &[u8], expires_at_ms: u64) -> Result<Vec<u8>, Malformed> {
+    let (header, body) = Header::decode(metadata)?;
+    let mut out = Header { expires_at_ms, ..header }.encode(body.len());
+    out.extend_from_slice(body);
+    Ok(out)
+}
+
+/// The same collection in its next life, for `RENAME`.
+pub fn with_version(metadata: &[u8], version: u64) -> Result<Vec<u8>, Malformed> {
+    let mut out = metadata.to_vec();
+    out.get_mut(HEADER_BYTES..HEADER_BYTES + 8)
+        .ok_or(Malformed)?
+        .copy_from_slice(&version.to_be_bytes());
+    Ok(out)
+}
+
+pub fn metadata_key(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(SPACE);
+    out.extend_from_slice(key);
+    out
+}
+
+/// The user's key in a metadata key.
+pub fn user_key(metadata_key: &[u8]) -> &[u8] {
+    metadata_key.get(1..).unwrap_or_default()
+}
+
+/// What all member keys of one collection start with.
+pub fn member_prefix(key: &[u8], version: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + 4 + key.len() + 8 + 32);
+    out.push(SPACE);
+    out.extend_from_slice(&u32::try_from(key.len()).expect("keys are bounded").to_be_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(&version.to_be_bytes());
+    out
+}
+
+pub fn member_key(key: &[u8], version: u64, name: &[u8]) -> Vec<u8> {
+    let mut out = member_prefix(key, version);
+    out.extend_from_slice(name);
+    out
+}
+
+/// The owner of a member: the user's key and the version it belongs to.
+pub fn member_owner(member_key: &[u8]) -> Result<(&[u8], u64), Malformed> {
+    let (head, rest) = member_key.split_first_chunk::<5>().ok_or(Malformed)?;
+    let key_bytes = u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize;
+    let (key, rest) = rest.split_at_checked(key_bytes).ok_or(Malformed)?;
+    Ok((key, integers::<1>(rest)?.1[0]))
+}
+
+/// The smallest key above every key that starts with `prefix`; the prefixes above start with
+/// [`SPACE`], so there always is one.
+pub fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut out = prefix.to_vec();
+    while out.pop_if(|byte| *byte == u8::MAX).is_some() {}
+    *out.last_mut().expect("a prefix starts with the space byte") += 1;
+    out
+}
+
+/// Bounds of everything of the space, in either family.
+pub fn whole_space() -> (Vec<u8>, Vec<u8>) {
+    (vec![SPACE], vec![SPACE + 1])
+}
+
+/// A stream entry's fields: count, then each with its length before it.
+pub fn encode_fields<'a>(fields: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    out.extend_from_slice(&(fields.len() as u32).to_be_bytes());
+    for field in fields {
+        out.extend_from_slice(&(field.len() as u32).to_be_bytes());
+        out.extend_from_slice(field);
+    }
+    out
+}
+
+/// Calls `each` with every field and value of an entry, after telling how many there are.
+pub fn decode_fields(entry: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
+    let (count, mut rest) = entry.split_first_chunk::<4>().ok_or(Malformed)?;
+    let mut fields = Vec::with_capacity((u32::from_be_bytes(*count) as usize).min(1024));
+    for _ in 0..u32::from_be_bytes(*count) {
+        let (bytes, tail) = rest.split_first_chunk::<4>().ok_or(Malformed)?;
+        let (field, tail) =
+            tail.split_at_checked(u32::from_be_bytes(*bytes) as usize).ok_or(Malformed)?;
+        fields.push(field);
+        rest = tail;
+    }
+    if rest.is_empty() { Ok(fields) } else { Err(Malformed) }
+}
+
+fn integer(bytes: &[u8]) -> Result<u64, Malformed> {
+    Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| Malformed)?))
+}
+
+fn integers<const N: usize>(mut bytes: &[u8]) -> Result<(&[u8], [u64; N]), Malformed> {
+    let mut out = [0; N];
+    for value in &mut out {
+        let (head, tail) = bytes.split_first_chunk::<8>().ok_or(Malformed)?;
+        *value = u64::from_be_bytes(*head);
+        bytes = tail;
+    }
+    Ok((bytes, out))
+}
+
+fn put_integers<const N: usize>(out: &mut Vec<u8>, values: [u64; N]) {
+    for value in values {
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+}

@@ -1,0 +1,304 @@
+//! The write log: every group of changes, synced before anybody is answered.
+//!
+//! ```text
+//! DIR/log/00000000000000000042.log    named after the first sequence in it
+//! segment   "hawserkv-log-v1\n", then records
+//! record    [payload bytes u32][CRC-32C u32 of what follows][sequence u64][payload]   big-endian
+//! ```
+//!
+//! Invariants: sequences are dense across segments; at most the last record of the last segment is
+//! not synced, because a record is written only after the one before it was. So when a record cannot
+//! be read and nothing after it can, it was never answered and is cut ([`Cut`]); when a whole record
+//! follows it, or another segment does, a synced record was damaged and opening fails.
+//!
+//! A failed write is undone by cutting the segment back, and the log goes on when there is space
+//! again. A failed sync is not: the kernel may have dropped the pages and a second sync would claim
+//! success, so the log refuses everything until the process is started again and has read what is
+//! really there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+const MAGIC: &[u8; 16] = b"hawserkv-log-v1\n";
+const RECORD_HEADER_BYTES: usize = 16;
+
+/// Larger than any group the writer makes; a length above it is damage.
+const PAYLOAD_BYTES_MAX: usize = 1 << 30;
+
+/// Why the log cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{}: damaged at byte {offset} ({what}); restore the file from a copy", path.display())]
+    Damaged { path: PathBuf, offset: u64, what: &'static str },
+    #[error("{}: starts at sequence {found}, but {wanted} is next; a log file is missing", path.display())]
+    Missing { path: PathBuf, wanted: u64, found: u64 },
+}
+
+/// Why a group was not written.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// Nothing was written. It is worth trying again.
+    #[error("{0}")]
+    NotWritten(io::Error),
+    /// Nobody knows what is on the disk. Only a restart finds out.
+    #[error("{0}")]
+    Broken(io::Error),
+}
+
+/// A torn record at the end of the log, which nobody was told about.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub path: PathBuf,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// The log, open for appending.
+pub struct Log {
+    dir: PathBuf,
+    file: File,
+    path: PathBuf,
+    /// Bytes of whole, synced records. Everything after is cut before the next write.
+    bytes: u64,
+    segment_bytes_max: u64,
+    next: u64,
+    broken: bool,
+}
+
+impl Log {
+    /// Gives every record after `applied` to `apply`, in order, cuts a torn end and starts a new
+    /// segment. The caller deletes old segments when it has no more use for them.
+    pub fn open<E: From<OpenError>>(
+        dir: &Path,
+        applied: u64,
+        segment_bytes_max: u64,
+        mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(Log, Option<Cut>), E> {
+        fs::create_dir_all(dir).map_err(|error| io_error(dir, error))?;
+        let segments = segments(dir)?;
+        let mut next = segments.first().map_or(applied + 1, |segment| segment.first);
+        if next > applied + 1 {
+            let path = segments[0].path.clone();
+            return Err(OpenError::Missing { path, wanted: applied + 1, found: next }.into());
+        }
+        let mut cut = None;
+        for (index, segment) in segments.iter().enumerate() {
+            if segment.first != next {
+                let path = segment.path.clone();
+                return Err(OpenError::Missing { path, wanted: next, found: segment.first }.into());
+            }
+            let is_last = index + 1 == segments.len();
+            cut = replay(segment, is_last, &mut next, |sequence, payload| {
+                if sequence > applied { apply(sequence, payload) } else { Ok(()) }
+            })?;
+        }
+        // The files may be older than the database when an operator put a copy back; never reuse a
+        // sequence the database has seen.
+        let next = next.max(applied + 1);
+        let (path, file) = create_segment(dir, next).map_err(|error| io_error(dir, error))?;
+        let bytes = MAGIC.len() as u64;
+        let dir = dir.to_path_buf();
+        Ok((Log { dir, file, path, bytes, segment_bytes_max, next, broken: false }, cut))
+    }
+
+    /// The sequence the next group gets.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Makes one group durable and returns its sequence.
+    pub fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
+        assert!(payload.len() <= PAYLOAD_BYTES_MAX, "groups are bounded");
+        if self.broken {
+            let error = io::Error::other("an earlier sync failed");
+            return Err(AppendError::Broken(error));
+        }
+        let sequence = self.next;
+        let record = encode(sequence, payload);
+        if let Err(error) = self.file.write_all(&record) {
+            return Err(self.undo(error));
+        }
+        if let Err(error) = self.file.sync_data() {
+            self.broken = true;
+            return Err(AppendError::Broken(error));
+        }
+        self.bytes += record.len() as u64;
+        self.next += 1;
+        Ok(sequence)
+    }
+
+    /// Starts a new segment when the current one is full. Returns whether it did.
+    pub fn rotate(&mut self) -> io::Result<bool> {
+        if self.bytes < self.segment_bytes_max {
+            return Ok(false);
+        }
+        (self.path, self.file) = create_segment(&self.dir, self.next)?;
+        self.bytes = MAGIC.len() as u64;
+        Ok(true)
+    }
+
+    fn undo(&mut self, error: io::Error) -> AppendError {
+        // Opened for appending: the next write goes to the end the file then has.
+        match self.file.set_len(self.bytes) {
+            Ok(()) => AppendError::NotWritten(error),
+            Err(_) => {
+                self.broken = true;
+                AppendError::Broken(error)
+            }
+        }
+    }
+}
+
+/// Deletes the segments whose every record is at or below `flushed`. The last segment stays.
+pub fn delete_flushed(dir: &Path, flushed: u64) -> Result<usize, OpenError> {
+    let segments = segments(dir)?;
+    let mut deleted = 0;
+    for pair in segments.windows(2).take_while(|pair| pair[1].first <= flushed + 1) {
+        fs::remove_file(&pair[0].path).map_err(|error| io_error(&pair[0].path, error))?;
+        deleted += 1;
+    }
+    Ok(deleted)
+}
+
+/// Bytes of all segments.
+pub fn size_bytes(dir: &Path) -> u64 {
+    let Ok(segments) = segments(dir) else { return 0 };
+    segments.iter().filter_map(|segment| segment.path.metadata().ok()).map(|file| file.len()).sum()
+}
+
+struct Segment {
+    first: u64,
+    path: PathBuf,
+}
+
+fn segments(dir: &Path) -> Result<Vec<Segment>, OpenError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| io_error(dir, error))? {
+        let path = entry.map_err(|error| io_error(dir, error))?.path();
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        let first = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        if let (true, Some(first)) = (is_log, first) {
+            found.push(Segment { first, path });
+        }
+    }
+    found.sort_by_key(|segment| segment.first);
+    Ok(found)
+}
+
+fn create_segment(dir: &Path, first: u64) -> io::Result<(PathBuf, File)> {
+    let path = dir.join(format!("{first:020}.log"));
+    // A segment of this name can only be one without a whole record in it.
+    let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+    file.set_len(0)?;
+    file.write_all(MAGIC)?;
+    file.sync_all()?;
+    File::open(dir)?.sync_all()?;
+    Ok((path, file))
+}
+
+fn encode(sequence: u64, payload: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + payload.len());
+    record.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    record.extend_from_slice(&[0; 4]);
+    record.extend_from_slice(&sequence.to_be_bytes());
+    record.extend_from_slice(payload);
+    let checksum = crc32c::crc32c(&record[8..]);
+    record[4..8].copy_from_slice(&checksum.to_be_bytes());
+    record
+}
+
+/// The record at the start of `bytes`, if it is whole, and what follows it.
+fn decode(bytes: &[u8]) -> Result<(u64, &[u8], &[u8]), &'static str> {
+    let (header, rest) =
+        bytes.split_first_chunk::<RECORD_HEADER_BYTES>().ok_or("the header is not whole")?;
+    let payload_bytes = u32::from_be_bytes(header[..4].try_into().expect("four bytes")) as usize;
+    if payload_bytes > PAYLOAD_BYTES_MAX {
+        return Err("the length is impossible");
+    }
+    let (payload, rest) = rest.split_at_checked(payload_bytes).ok_or("the record is not whole")?;
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&header[8..]), payload);
+    if checksum.to_be_bytes() != header[4..8] {
+        return Err("the checksum is wrong");
+    }
+    let sequence = u64::from_be_bytes(header[8..].try_into().expect("eight bytes"));
+    Ok((sequence, payload, rest))
+}
+
+fn replay<E: From<OpenError>>(
+    segment: &Segment,
+    is_last: bool,
+    next: &mut u64,
+    mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<Option<Cut>, E> {
+    let path = &segment.path;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|error| io_error(path, error))?;
+    let damaged = |offset: usize, what| OpenError::Damaged {
+        path: path.clone(),
+        offset: offset as u64,
+        what,
+    };
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
+        // A crash while the segment was made: nothing was in it yet.
+        if is_last && bytes.len() <= MAGIC.len() {
+            return Ok(Some(cut(path, &bytes, 0).map_err(|error| io_error(path, error))?));
+        }
+        return Err(damaged(0, "the first line is wrong").into());
+    };
+    while !rest.is_empty() {
+        let offset = bytes.len() - rest.len();
+        match decode(rest) {
+            Ok((sequence, payload, after)) if sequence == *next => {
+                apply(sequence, payload)?;
+                *next += 1;
+                rest = after;
+            }
+            Ok(_) => return Err(damaged(offset, "the sequence is wrong").into()),
+            Err(what) if !is_last || has_later_record(rest, *next) => {
+                return Err(damaged(offset, what).into());
+            }
+            Err(_) => {
+                return Ok(Some(cut(path, &bytes, offset).map_err(|error| io_error(path, error))?));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a whole record with a later sequence lies anywhere in `bytes`.
+fn has_later_record(bytes: &[u8], next: u64) -> bool {
+    (1..bytes.len().saturating_sub(RECORD_HEADER_BYTES)).any(|offset| {
+        let candidate = &bytes[offset..];
+        let sequence = u64::from_be_bytes(candidate[8..16].try_into().expect("eight bytes"));
+        (next..next + candidate.len() as u64).contains(&sequence) && decode(candidate).is_ok()
+    })
+}
+
+fn cut(path: &Path, bytes: &[u8], offset: usize) -> io::Result<Cut> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if offset < MAGIC.len() {
+        fs::remove_file(path)?;
+    } else {
+        file.set_len(offset as u64)?;
+        file.sync_all()?;
+    }
+    Ok(Cut {
+        path: path.to_path_buf(),
+        offset: offset as u64,
+        bytes: (bytes.len() - offset) as u64,
+    })
+}
+
+fn io_error(path: &Path, error: io::Error) -> OpenError {
+    OpenError::Io { path: path.to_path_buf(), error }
+}

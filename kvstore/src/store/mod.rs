@@ -1,0 +1,19 @@
+//! Everything on disk, and the one thread that changes it.
+//!
+//! ```text
+//! layout      keys and values in RocksDB
+//! view        what commands read from
+//! overlay     the changes of a group
+//! database    RocksDB
+//! log         the write log
+//! writer      the thread that runs groups
+//! checkpoint  the thread that flushes RocksDB and deletes old log segments
+//! ```
+
+pub mod checkpoint;
+pub mod database;
+pub mod layout;
+pub mod log;
+pub mod overlay;
+pub mod view;
+pub mod writer;

@@ -1,0 +1,82 @@
+//! What a command may read from: the database as it stands, or the group that is being executed.
+//!
+//! Commands are written once against [`View`]. A network thread gives them a [`Frozen`] database, so
+//! that all reads of one turn of a connection see one moment; the writer gives them its
+//! [`Overlay`](super::overlay::Overlay), so that they see what the group has changed so far.
+
+use std::ops::ControlFlow;
+
+use rocksdb::{DB, ReadOptions, SnapshotWithThreadMode};
+
+use super::database::{Database, StoreError};
+use super::layout::Family;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Called with each key and value of a scan until it breaks.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+pub trait View {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Visits the pairs with `lower <= key < upper`.
+    fn scan(
+        &self,
+        family: Family,
+        lower: &[u8],
+        upper: &[u8],
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError>;
+}
+
+/// One moment of the database.
+pub struct Frozen<'a> {
+    database: &'a Database,
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+}
+
+impl<'a> Frozen<'a> {
+    pub fn new(database: &'a Database) -> Frozen<'a> {
+        Frozen { database, snapshot: database.rocks().snapshot() }
+    }
+}
+
+impl View for Frozen<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let found = self.snapshot.get_pinned_cf(self.database.family(family), key)?;
+        Ok(found.map(|value| value.to_vec()))
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        lower: &[u8],
+        upper: &[u8],
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        let mut rows = self.snapshot.raw_iterator_cf_opt(self.database.family(family), options);
+        match direction {
+            Direction::Forward => rows.seek_to_first(),
+            Direction::Backward => rows.seek_to_last(),
+        }
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            match direction {
+                Direction::Forward => rows.next(),
+                Direction::Backward => rows.prev(),
+            }
+        }
+        Ok(rows.status()?)
+    }
+}

@@ -1,0 +1,283 @@
+//! The one thread that changes anything.
+//!
+//! ```text
+//! take everything that waits ─▶ run it in order over one overlay ─▶ one record, one sync
+//!                              ─▶ apply to RocksDB ─▶ mark watched keys ─▶ answer
+//! ```
+//!
+//! The longer a sync takes, the more waits when it ends, so groups grow with the load by themselves.
+//! When the group cannot be made durable, every command of it is answered with why, reads behind
+//! writes included, since they saw what did not happen.
+//!
+//! A group that is durable but that RocksDB refuses (a full disk: its memtables cannot be flushed) is
+//! kept and applied before anything else runs; its clients are told that its outcome is open.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::database::unix_ms;
+use super::log::{AppendError, Log};
+use super::overlay::Overlay;
+use crate::command::table::{Access, Command};
+use crate::command::{Read, Write};
+use crate::resp::reply::{Protocol, Reply};
+use crate::shared::Shared;
+use crate::watch::WatchSet;
+
+/// A group ends when it holds so much; both are soft, by at most one job.
+const GROUP_COMMANDS_MAX: usize = 32 * 1024;
+const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// A pipeline whose answers grow larger goes back to its connection, which sends the rest again.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// A command and its arguments, checked for their number.
+pub struct Queued {
+    pub command: &'static Command,
+    pub args: Vec<Bytes>,
+}
+
+pub enum Work {
+    /// Commands of one connection, each with its own answer.
+    Pipeline(Vec<Queued>),
+    /// Commands that run together, if no watched key has changed.
+    Transaction { commands: Vec<Queued>, watched: WatchSet },
+}
+
+impl Work {
+    fn commands(&self) -> usize {
+        match self {
+            Work::Pipeline(commands) | Work::Transaction { commands, .. } => commands.len(),
+        }
+    }
+}
+
+pub struct Job {
+    pub work: Work,
+    pub protocol: Protocol,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+pub struct Answer {
+    pub bytes: Vec<u8>,
+    /// Commands that have not been run, because the answers were getting large.
+    pub rest: Vec<Queued>,
+}
+
+/// Why a group was refused.
+enum Refusal {
+    NotWritten(io::Error),
+    Broken,
+    Open,
+}
+
+impl Refusal {
+    fn text(&self) -> String {
+        match self {
+            Refusal::NotWritten(error) if is_disk_full(error) => {
+                format!("IOERR disk full: nothing was written, retry when there is space ({error})")
+            }
+            Refusal::NotWritten(error) => {
+                format!("IOERR nothing was written, retry when the disk works ({error})")
+            }
+            Refusal::Broken => "READONLY the write log failed to sync and nobody knows what is on \
+                                the disk; check the disk and restart the server"
+                .to_string(),
+            Refusal::Open => "IOERR disk full: the write is in the log and will be applied when \
+                              there is space; until then its outcome is open"
+                .to_string(),
+        }
+    }
+}
+
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+pub struct Writer {
+    pub shared: Arc<Shared>,
+    pub log: Log,
+    pub jobs: mpsc::Receiver<Job>,
+    /// Wakes the checkpoint thread. Full means that it is already woken.
+    pub checkpoint: SyncSender<()>,
+    pub unapplied: Option<(u64, Vec<u8>)>,
+}
+
+/// A job that was run and waits for its group to be durable.
+struct Executed {
+    answer: oneshot::Sender<Answer>,
+    reply: Reply,
+    rest: Vec<Queued>,
+    /// How many answers `reply` holds.
+    answers: usize,
+}
+
+impl Writer {
+    /// Runs until every connection and the server have dropped their end of the queue.
+    pub fn run(mut self) {
+        while let Some(first) = self.jobs.blocking_recv() {
+            self.group(first);
+        }
+    }
+
+    fn group(&mut self, first: Job) {
+        let shared = self.shared.clone();
+        if let Err(refusal) = self.apply_unapplied() {
+            return self.refuse(first, &refusal);
+        }
+        let mut overlay = Overlay::new(&shared.database, self.log.next());
+        let mut executed = Vec::new();
+        let mut commands = 0;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            commands += job.work.commands();
+            executed.push(execute(&shared, &mut overlay, job));
+            let full = commands >= GROUP_COMMANDS_MAX || overlay.bytes() >= GROUP_BYTES_MAX;
+            next = if full { None } else { self.jobs.try_recv().ok() };
+        }
+        let outcome = self.commit(&overlay);
+        shared.metrics.writer_commands.fetch_add(commands as u64, Relaxed);
+        match outcome {
+            Ok(()) => executed.into_iter().for_each(Executed::send),
+            Err(refusal) => {
+                shared.metrics.writes_refused.fetch_add(commands as u64, Relaxed);
+                let text = refusal.text();
+                executed.into_iter().for_each(|job| job.refuse(&text));
+            }
+        }
+    }
+
+    fn commit(&mut self, overlay: &Overlay<'_>) -> Result<(), Refusal> {
+        if overlay.is_empty() {
+            return Ok(());
+        }
+        let metrics = &self.shared.metrics;
+        let record = overlay.encode();
+        let started = Instant::now();
+        let sequence = self.log.append(&record).map_err(|error| {
+            tracing::error!(%error, "cannot write the log");
+            match error {
+                AppendError::NotWritten(error) => Refusal::NotWritten(error),
+                AppendError::Broken(_) => Refusal::Broken,
+            }
+        })?;
+        metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
+        metrics.log_bytes.fetch_add(record.len() as u64, Relaxed);
+        metrics.groups.fetch_add(1, Relaxed);
+        self.unapplied = Some((sequence, record));
+        self.apply_unapplied()?;
+        self.shared.watches.mark(overlay.changed_keys(), overlay.is_cleared());
+        match self.log.rotate() {
+            Ok(false) => {}
+            Ok(true) => _ = self.checkpoint.try_send(()),
+            Err(error) => tracing::error!(%error, "cannot start a log segment; the last one grows"),
+        }
+        Ok(())
+    }
+
+    fn apply_unapplied(&mut self) -> Result<(), Refusal> {
+        let Some((sequence, record)) = &self.unapplied else { return Ok(()) };
+        let started = Instant::now();
+        self.shared.database.apply(*sequence, record).map_err(|error| {
+            tracing::error!(%error, sequence, "cannot apply a group to the database");
+            Refusal::Open
+        })?;
+        let micros = started.elapsed().as_micros() as u64;
+        self.shared.metrics.apply_micros.fetch_add(micros, Relaxed);
+        self.unapplied = None;
+        Ok(())
+    }
+
+    fn refuse(&self, job: Job, refusal: &Refusal) {
+        let (answers, rest) = (job.work.answers(), Vec::new());
+        self.shared.metrics.writes_refused.fetch_add(answers as u64, Relaxed);
+        let reply = Reply::new(job.protocol);
+        Executed { answer: job.answer, reply, rest, answers }.refuse(&refusal.text());
+    }
+}
+
+impl Work {
+    fn answers(&self) -> usize {
+        match self {
+            Work::Pipeline(commands) => commands.len(),
+            Work::Transaction { .. } => 1,
+        }
+    }
+}
+
+impl Executed {
+    /// The connection may be gone; its commands have happened all the same.
+    fn send(self) {
+        _ = self.answer.send(Answer { bytes: self.reply.into_bytes(), rest: self.rest });
+    }
+
+    fn refuse(mut self, text: &str) {
+        self.reply.clear();
+        for _ in 0..self.answers {
+            self.reply.error(text);
+        }
+        self.send();
+    }
+}
+
+fn execute(shared: &Shared, overlay: &mut Overlay<'_>, job: Job) -> Executed {
+    let mut reply = Reply::new(job.protocol);
+    let now_ms = unix_ms();
+    let (answers, rest) = match job.work {
+        Work::Pipeline(mut commands) => {
+            let mut run = 0;
+            while run < commands.len() && reply.len() < ANSWER_BYTES_MAX {
+                execute_one(shared, overlay, now_ms, &commands[run], &mut reply);
+                run += 1;
+            }
+            (run, commands.split_off(run))
+        }
+        Work::Transaction { commands, watched } => {
+            if watched.is_unchanged(overlay, now_ms) {
+                reply.array(commands.len());
+                for queued in &commands {
+                    execute_one(shared, overlay, now_ms, queued, &mut reply);
+                }
+            } else {
+                reply.null_array();
+            }
+            (1, Vec::new())
+        }
+    };
+    Executed { answer: job.answer, reply, rest, answers }
+}
+
+fn execute_one(
+    shared: &Shared,
+    overlay: &mut Overlay<'_>,
+    now_ms: u64,
+    queued: &Queued,
+    reply: &mut Reply,
+) {
+    let start = reply.len();
+    let args = &queued.args[..];
+    let outcome = match queued.command.access {
+        Access::Write(run) => run(&mut Write { overlay, now_ms, shared, args }, reply),
+        Access::Point(run) | Access::Scan(run) => {
+            run(&Read { view: overlay, now_ms, shared, args }, reply)
+        }
+        // Of these only UNWATCH can be in a transaction, and EXEC has done its work.
+        Access::Session(_) => {
+            reply.ok();
+            Ok(())
+        }
+    };
+    if let Err(error) = outcome {
+        reply.truncate(start);
+        reply.error(&error.to_string());
+    }
+}

@@ -1,0 +1,144 @@
+//! `WATCH`: which keys have changed since a connection looked.
+//!
+//! Only watched keys are counted. The writer counts a change up after readers can see it and before it
+//! is answered, so a key watched too early fails a transaction that could have passed, never the other
+//! way round.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use crate::command::find;
+use crate::shared::Shared;
+use crate::store::database::{Database, unix_ms};
+use crate::store::overlay::Overlay;
+use crate::store::view::Frozen;
+
+/// A key as a connection saw it when it began to watch.
+struct Watched {
+    key: Bytes,
+    changes: u64,
+    clears: u64,
+    existed: bool,
+}
+
+/// The keys one connection watches. They are watched until this is dropped.
+pub struct WatchSet {
+    shared: Arc<Shared>,
+    keys: Vec<Watched>,
+}
+
+impl WatchSet {
+    pub fn new(shared: Arc<Shared>) -> WatchSet {
+        WatchSet { shared, keys: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub fn add(&mut self, key: &Bytes) {
+        if self.keys.iter().all(|watched| watched.key != key) {
+            self.keys.push(self.shared.watches.watch(key, &self.shared.database));
+        }
+    }
+
+    /// Whether nothing has changed; `group` is what runs now, before the transaction.
+    pub fn is_unchanged(&self, group: &Overlay<'_>, now_ms: u64) -> bool {
+        self.keys.iter().all(|key| self.shared.watches.is_unchanged(key, group, now_ms))
+    }
+}
+
+impl Drop for WatchSet {
+    fn drop(&mut self) {
+        self.shared.watches.unwatch(&self.keys);
+    }
+}
+
+#[derive(Default)]
+pub struct Watches {
+    keys: Mutex<HashMap<Bytes, Entry>>,
+    /// Size of `keys`, so that nobody pays for the lock while nobody watches.
+    count: AtomicUsize,
+    /// How often everything was dropped.
+    clears: AtomicU64,
+}
+
+struct Entry {
+    watchers: usize,
+    changes: u64,
+}
+
+impl Watches {
+    /// Counts first and looks then: a change between the two is seen and counted, which fails the
+    /// transaction needlessly, but never misses one.
+    fn watch(&self, key: &Bytes, database: &Database) -> Watched {
+        let mut keys = self.lock();
+        // A copy: the original shares its memory with everything read from the socket at that time.
+        let key = Bytes::copy_from_slice(key);
+        let entry = keys.entry(key.clone()).or_insert(Entry { watchers: 0, changes: 0 });
+        entry.watchers += 1;
+        let changes = entry.changes;
+        self.count.store(keys.len(), SeqCst);
+        drop(keys);
+        let clears = self.clears.load(SeqCst);
+        // A key that cannot be read fails its transaction: it will not be found unchanged.
+        let live = find(&Frozen::new(database), unix_ms(), &key);
+        let existed = live.is_ok_and(|live| live.is_some());
+        Watched { key, changes, clears, existed }
+    }
+
+    fn unwatch(&self, watched: &[Watched]) {
+        if watched.is_empty() {
+            return;
+        }
+        let mut keys = self.lock();
+        for watched in watched {
+            let entry = keys.get_mut(&watched.key).expect("a watched key is in the table");
+            entry.watchers -= 1;
+            if entry.watchers == 0 {
+                keys.remove(&watched.key);
+            }
+        }
+        self.count.store(keys.len(), SeqCst);
+    }
+
+    /// Counts the changes of a group that has become visible.
+    pub fn mark<'a>(&self, changed: impl Iterator<Item = &'a [u8]>, cleared: bool) {
+        if cleared {
+            self.clears.fetch_add(1, SeqCst);
+        }
+        if self.count.load(SeqCst) == 0 {
+            return;
+        }
+        let mut keys = self.lock();
+        for key in changed {
+            if let Some(entry) = keys.get_mut(key) {
+                entry.changes += 1;
+            }
+        }
+    }
+
+    fn is_unchanged(&self, watched: &Watched, group: &Overlay<'_>, now_ms: u64) -> bool {
+        let cleared = group.is_cleared() || self.clears.load(SeqCst) != watched.clears;
+        if group.has_changed(&watched.key) || watched.existed && cleared {
+            return false;
+        }
+        let changes = self.lock().get(&watched.key).map(|entry| entry.changes);
+        if changes != Some(watched.changes) {
+            return false;
+        }
+        // It may have expired, which is no change that anybody made.
+        !watched.existed || find(group, now_ms, &watched.key).is_ok_and(|live| live.is_some())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Bytes, Entry>> {
+        self.keys.lock().expect("not poisoned: nothing panics under it")
+    }
+}
