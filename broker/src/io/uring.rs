@@ -438,6 +438,9 @@ impl UringIo {
             // The operation had ended before the cancel found it.
             Kind::Cancel => return,
             Kind::Wake => {
+                // Now and not before the next sleep: whoever signals from here on does it for
+                // something that this turn may have missed.
+                self.wake.forget();
                 self.wake_armed = false;
                 return;
             }
@@ -506,12 +509,8 @@ impl UringIo {
     /// Sleeps on ring 0 until any ring has work, another thread signals, or the time is over.
     ///
     /// The other rings signal the eventfd only while this runs. They are asked once more after
-    /// they were told to, so that work which came in between is not slept upon; likewise the old
-    /// signals are forgotten before.
+    /// they were told to, so that work which came in between is not slept upon.
     fn sleep(&mut self, timeout_ms: Option<u64>) {
-        if !self.wake_armed {
-            self.wake.forget();
-        }
         self.signal_from_rings(true);
         self.enter_rings(1);
         self.reap_all();
