@@ -546,7 +546,10 @@ impl SimIo {
             Received::Bytes { buffer, more }
         } else {
             self.counters.no_buffers += 1;
-            Received::NoBuffers
+            // A delayed completion may hold the last buffer: trying again takes time, or virtual
+            // time would stand still.
+            let result = Received::NoBuffers;
+            return self.schedule_after(target, Completion::Received { target, result }, 1);
         };
         self.schedule(target, Completion::Received { target, result });
     }

@@ -115,6 +115,8 @@ pub struct UringIo {
     accept: Accept,
     wake: Arc<EventFd>,
     wake_armed: bool,
+    /// A signal was taken since the last wait, for instance while a turn sent its bytes.
+    woken: bool,
     started: Instant,
     random: File,
     counters: IoCounters,
@@ -236,6 +238,7 @@ impl UringIo {
             accept: Accept { state: AcceptState::Paused, ring: 0, listeners, retry_at_ms: 0 },
             wake: config.wake,
             wake_armed: false,
+            woken: false,
             started: Instant::now(),
             random: File::open("/dev/urandom")?,
             counters: IoCounters { rings: 1, ..IoCounters::default() },
@@ -442,6 +445,7 @@ impl UringIo {
                 // something that this turn may have missed.
                 self.wake.forget();
                 self.wake_armed = false;
+                self.woken = true;
                 return;
             }
             Kind::Send => unreachable!("sends are reaped by their caller"),
@@ -594,11 +598,13 @@ impl Io for UringIo {
     fn wait(&mut self, timeout_ms: Option<u64>) {
         self.steer_accept();
         self.submit();
-        if self.ready.is_empty() && timeout_ms != Some(0) {
+        if self.ready.is_empty() && !self.woken && timeout_ms != Some(0) {
             let limits = [timeout_ms, self.accept_retry_in_ms()];
             self.sleep(limits.into_iter().flatten().min());
             self.submit();
         }
+        // Whoever woke the shard is heard in the turn that begins now.
+        self.woken = false;
     }
 
     fn submit(&mut self) {

@@ -13,7 +13,7 @@ use crate::echo::Echo;
 use hawser_broker::io::host::EventFd;
 use hawser_broker::io::probe::{Missing, probe};
 use hawser_broker::io::uring::{RingShape, UringConfig, UringIo};
-use hawser_broker::io::{Io, IoCounters, socket};
+use hawser_broker::io::{Completion, Io, IoCounters, Target, socket};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -187,6 +187,49 @@ fn ipv6_and_resets_are_connections_like_others() {
         (open, closed, counters.slots_in_use) == (0, 1, 0)
     });
     server.end();
+}
+
+/// A signal is heard before the output of a turn. One that comes later, while the turn sends, must
+/// not be slept upon.
+#[test]
+fn a_wake_up_during_a_send_is_not_slept_upon() {
+    let listener = socket::listen("127.0.0.1:0".parse().unwrap(), 1, 16 * 1024).unwrap().remove(0);
+    let address = socket::local_address(&listener).unwrap();
+    let wake = Arc::new(EventFd::new().unwrap());
+    let config = UringConfig {
+        shape: RingShape::for_table(TABLE),
+        rings_max: 1,
+        links: 0,
+        listeners: vec![listener],
+        wake: wake.clone(),
+    };
+    let mut io = UringIo::new(config).expect("a ring");
+    io.accept_start();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let target = loop {
+        io.wait(Some(1_000));
+        match io.next() {
+            Some(Completion::Accepted { slot }) => break Target { slot, generation: 1 },
+            None => {}
+            other => panic!("only an accept can come, not {other:?}"),
+        }
+    };
+    // Nothing happens, so this sleeps, which arms the wake-up.
+    io.wait(Some(1));
+    wake.signal();
+    let mut unsent = Vec::new();
+    io.send([(target, &b"x"[..])].into_iter(), &mut unsent);
+    let started = Instant::now();
+    io.wait(Some(DEADLINE.as_millis() as u64));
+    assert!(started.elapsed() < DEADLINE / 2, "the signal was slept upon");
+    assert!(unsent.is_empty());
+    client.read_exact(&mut [0]).unwrap();
+
+    // It is heard once: the next wait sleeps its time.
+    let started = Instant::now();
+    io.wait(Some(50));
+    assert!(started.elapsed() >= Duration::from_millis(40));
 }
 
 #[test]

@@ -380,6 +380,8 @@ impl Device {
             }),
             _ => None,
         });
+        // Hanging up as a device does; the broker would wait a second for it.
+        let _reset = self.frames.stream.shutdown(std::net::Shutdown::Write);
         assert_eq!(self.frames.next(), None, "a close is the last frame");
         closed
     }
