@@ -4,6 +4,8 @@
 //! | command | question | compared with |
 //! |---|---|---|
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
+//! | `connections` | what memory does an idle connection take | bare sockets |
+//! | `fanout` | how fast does one message reach all devices | a bare loop of sends |
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
 //! scenario, values. `--json` prints the rows instead of a table.
@@ -12,7 +14,23 @@ use clap::{Parser, Subcommand};
 
 mod codec;
 
+mod connections;
+
+mod control_end;
+
+mod fanout;
+
+mod floor;
+
+mod io;
+
+mod kernel_memory;
+
+mod process;
+
 mod results;
+
+mod sink;
 
 mod spread;
 
@@ -32,11 +50,25 @@ struct Arguments {
 enum Command {
     /// Encode, decode and size of the same messages in hawser's codec, XMPP, MQTT 5 and JSON
     Codec(codec::Arguments),
+    /// Memory of an idle connection, in the broker and in the kernel
+    Connections(connections::Arguments),
+    /// A group push through the broker beside a bare loop that sends the same bytes
+    Fanout(fanout::Arguments),
+    /// The receiving end of the other benchmarks
+    #[command(hide = true)]
+    Sink,
+    /// The bare sending end of the other benchmarks
+    #[command(hide = true)]
+    Floor,
 }
 
 fn main() -> anyhow::Result<()> {
     let Arguments { command, output } = Arguments::parse();
     match command {
         Command::Codec(arguments) => codec::run(&arguments, &output),
+        Command::Connections(arguments) => connections::run(&arguments, &output),
+        Command::Fanout(arguments) => fanout::run(&arguments, &output),
+        Command::Sink => sink::run(),
+        Command::Floor => floor::run(),
     }
 }

@@ -42,6 +42,7 @@ impl Output {
         if self.no_record {
             return Ok(());
         }
+        std::fs::create_dir_all(&self.results)?;
         let path = self.results.join(format!("{benchmark}.jsonl"));
         let mut file = std::fs::OpenOptions::new()
             .create(true)

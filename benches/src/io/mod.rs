@@ -1,0 +1,50 @@
+//! What the standard library does not offer and the benchmarks need from the kernel: readiness of
+//! many sockets, batched sends, processor pinning, the descriptor limit. The only `unsafe` of this
+//! crate is in this folder.
+
+use std::io;
+
+pub mod epoll;
+
+pub mod send_ring;
+
+/// Raises the soft limit of open files to the hard one and returns it.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live value of the type that the call fills.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above; the call only reads it.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_max)
+}
+
+/// The processors that the calling thread may run on.
+pub fn processors() -> io::Result<Vec<usize>> {
+    // SAFETY: a processor set is plain bits, for which all zeros is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let bytes = std::mem::size_of::<libc::cpu_set_t>();
+    // SAFETY: the pointer is to a live set of that many bytes.
+    check(unsafe { libc::sched_getaffinity(0, bytes, &raw mut set) })?;
+    // SAFETY: every index is below the set's size.
+    let is_in = |&cpu: &usize| unsafe { libc::CPU_ISSET(cpu, &set) };
+    Ok((0..libc::CPU_SETSIZE as usize).filter(is_in).collect())
+}
+
+/// Lets the calling thread, and what it starts from here on, run on these processors only.
+pub fn pin(processors: &[usize]) -> io::Result<()> {
+    // SAFETY: a processor set is plain bits, for which all zeros is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &cpu in processors {
+        assert!(cpu < libc::CPU_SETSIZE as usize);
+        // SAFETY: the index is below the set's size.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    // SAFETY: the pointer is to a live set of that many bytes.
+    check(unsafe { libc::sched_setaffinity(0, std::mem::size_of_val(&set), &raw const set) })
+        .map(drop)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

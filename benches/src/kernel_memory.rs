@@ -1,0 +1,58 @@
+//! What the kernel holds, by cache of its slab allocator. A cache's bytes are its objects in use,
+//! each with its share of what the slabs waste, so that they do not depend on how full the slabs
+//! happen to be.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+
+/// Bytes and objects by cache.
+#[derive(Clone, Debug, Default)]
+pub struct Slabs {
+    caches: BTreeMap<String, Cache>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cache {
+    pub objects: f64,
+    pub bytes: f64,
+}
+
+impl Slabs {
+    pub fn read() -> anyhow::Result<Slabs> {
+        let text = std::fs::read_to_string("/proc/slabinfo")
+            .context("/proc/slabinfo is for root only; it is where kernel memory is read")?;
+        let page_bytes = 4096.0;
+        let mut caches = BTreeMap::new();
+        for line in text.lines().skip(2) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |at: usize| -> anyhow::Result<f64> {
+                Ok(words.get(at).context("a column of /proc/slabinfo")?.parse()?)
+            };
+            let (objects, per_slab, pages) = (number(1)?, number(4)?, number(5)?);
+            let bytes = objects * pages * page_bytes / per_slab;
+            caches.insert(words[0].to_owned(), Cache { objects, bytes });
+        }
+        Ok(Slabs { caches })
+    }
+
+    pub fn objects(&self, cache: &str) -> f64 {
+        self.caches.get(cache).map_or(0.0, |cache| cache.objects)
+    }
+
+    /// What was added since `before`, per connection. Caches that grew by less than an object for
+    /// every twenty connections have nothing to do with them and are left out.
+    pub fn per_connection(&self, before: &Slabs, connections: u32) -> BTreeMap<String, Cache> {
+        let connections = f64::from(connections);
+        self.caches
+            .iter()
+            .map(|(name, after)| {
+                let before = before.caches.get(name).copied().unwrap_or_default();
+                let objects = (after.objects - before.objects) / connections;
+                let bytes = (after.bytes - before.bytes) / connections;
+                (name.clone(), Cache { objects, bytes })
+            })
+            .filter(|(_, cache)| cache.objects > 0.05)
+            .collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! The processes of a benchmark and what `/proc` says about them: the broker under test, and this
+//! program's own children, which take one command a line and answer with one line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::control_end::LINK_KEY;
+use crate::io;
+
+/// A process that is ended, and waited for, with its owner.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The broker under test: one shard on one processor.
+pub struct Broker {
+    process: Owned,
+    /// Held open: the broker would otherwise write to a closed pipe.
+    _stdout: BufReader<ChildStdout>,
+    pub address: SocketAddr,
+}
+
+impl Broker {
+    pub fn start(
+        binary: &Path,
+        control: SocketAddr,
+        connections_max: u64,
+        processor: usize,
+    ) -> anyhow::Result<Broker> {
+        let key: String = LINK_KEY.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut command = Command::new(binary);
+        command.env("HAWSER_LINK_KEY", key);
+        for setting in [
+            "broker_id=1".to_owned(),
+            "listen=127.0.0.1:0".to_owned(),
+            "admin=127.0.0.1:0".to_owned(),
+            format!("control={control}"),
+            "shards=1".to_owned(),
+            format!("connections_max={connections_max}"),
+            // Devices here are silent, and a run is shorter than this.
+            "heartbeat_min_s=1800".to_owned(),
+            "heartbeat_max_s=3600".to_owned(),
+        ] {
+            command.arg("--set").arg(setting);
+        }
+        let mut process = Owned(spawn_on(&mut command, processor)?);
+        let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let address = line
+            .split_whitespace()
+            .nth(3)
+            .and_then(|address| address.parse().ok())
+            .with_context(|| format!("{} did not get ready: {line:?}", binary.display()))?;
+        Ok(Broker { process, _stdout: stdout, address })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+}
+
+/// The broker's binary: beside this program unless said otherwise.
+pub fn broker_binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("hawser-broker"),
+    };
+    ensure!(path.exists(), "{} does not exist: build it, or give --broker", path.display());
+    Ok(path)
+}
+
+/// A child process of this program that takes commands.
+pub struct Helper {
+    process: Owned,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    /// Starts this program again with another subcommand.
+    pub fn start(subcommand: &str, processor: usize) -> anyhow::Result<Helper> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(subcommand).stdin(Stdio::piped());
+        let mut process = Owned(spawn_on(&mut command, processor)?);
+        let stdin = process.0.stdin.take().expect("piped");
+        let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
+        Ok(Helper { process, stdin, stdout })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    pub fn tell(&mut self, command: &str) -> anyhow::Result<()> {
+        Ok(self.stdin.write_all(format!("{command}\n").as_bytes())?)
+    }
+
+    /// What follows `word` in the next line of answer. Another word is an error.
+    pub fn hear(&mut self, word: &str) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        match line.trim_end().split_once(' ') {
+            Some((first, rest)) if first == word => Ok(rest.to_owned()),
+            None if line.trim_end() == word => Ok(String::new()),
+            _ => bail!("a child process said {:?} instead of {word}", line.trim_end()),
+        }
+    }
+
+    pub fn ask(&mut self, command: &str, word: &str) -> anyhow::Result<String> {
+        self.tell(command)?;
+        self.hear(word)
+    }
+}
+
+/// A child inherits its starter's processors, so the starter moves there and back.
+fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {
+    let before = io::processors()?;
+    io::pin(&[processor])?;
+    let spawned = command.stdout(Stdio::piped()).spawn();
+    io::pin(&before)?;
+    spawned.with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))
+}
+
+/// Memory of a process in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Private memory without a file behind it: heap, stacks.
+    pub anonymous: u64,
+    /// Everything that is resident, code and shared mappings included.
+    pub resident: u64,
+}
+
+pub fn memory(pid: u32) -> anyhow::Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let field = |name: &str| -> anyhow::Result<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).context("a field")?;
+        let kib = line.split_whitespace().next().context("a number")?;
+        Ok(1024 * kib.parse::<u64>()?)
+    };
+    Ok(Memory { anonymous: field("Anonymous:")?, resident: field("Rss:")? })
+}
+
+/// Processor time of all threads of a process, in nanoseconds.
+pub fn cpu_ns(pid: u32) -> anyhow::Result<u64> {
+    let mut total = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        total += text.split_whitespace().next().context("a number")?.parse::<u64>()?;
+    }
+    Ok(total)
+}
