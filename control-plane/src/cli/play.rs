@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Usage;
 use super::out::{self, Format, LiveLine};
@@ -134,7 +135,13 @@ async fn once(args: PlayArgs, store: Store, format: Format) -> anyhow::Result<()
         deadline: args.timeout_s.map_or(estimate, Duration::from_secs),
     };
     let mut line = LiveLine::on_stderr();
-    let summary = once::run(plan, &mut line).await;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // What is dropped unfinished kills its processes.
+    let summary = tokio::select! {
+        summary = once::run(plan, &mut line) => summary,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow!("terminated")),
+    };
     line.end();
     let summary = summary?;
     match format {

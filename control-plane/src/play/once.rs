@@ -135,7 +135,7 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
         accepted,
         deadline: Instant::now() + plan.deadline,
         system,
-        crowd,
+        crowd: Some(crowd),
         line,
         plan,
     };
@@ -155,6 +155,7 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
     run.until(Goal::Delivered).await?;
     let delivering = run.last_delivery.map_or(pushing.elapsed(), |last| last - pushing);
     let unacknowledged = run.unacknowledged(&clients, &app).await?;
+    // After a killed broker the last devices may still be on their way back.
     run.until(Goal::Connected).await?;
     let dropped_connections = run.dropped_connections(before).await?;
     let elapsed = start.elapsed();
@@ -174,7 +175,8 @@ enum Goal {
 struct Run<'a> {
     plan: Plan,
     system: System,
-    crowd: Crowd,
+    /// Until it is ended.
+    crowd: Option<Crowd>,
     records: mpsc::Receiver<Records>,
     news: mpsc::Receiver<News>,
     accepted: watch::Sender<u64>,
@@ -236,7 +238,7 @@ impl Run<'_> {
                 }
                 _ = tick.tick() => {
                     self.system.check()?;
-                    self.crowd.check()?;
+                    self.crowd.iter_mut().try_for_each(Crowd::check)?;
                     self.show(goal);
                 }
             }
@@ -388,7 +390,21 @@ impl Run<'_> {
         self.line.update(&text);
     }
 
-    async fn finish(self, measured: Measured) -> anyhow::Result<Summary> {
+    /// Ends the fleets and hears them out, so that a repeat at the very end counts too.
+    async fn finish(mut self, measured: Measured) -> anyhow::Result<Summary> {
+        self.line.update("stopping");
+        let late = Instant::now() >= self.deadline;
+        let ending = self.crowd.take().map(Crowd::end);
+        let ended = tokio::spawn(async move {
+            match ending {
+                Some(ending) => ending.await,
+                None => Ok(()),
+            }
+        });
+        while let Some(records) = self.records.recv().await {
+            self.take_records(&records)?;
+        }
+        ended.await??;
         let summary = Summary {
             devices: self.plan.devices,
             verdict: self.ledger.verdict(),
@@ -402,16 +418,14 @@ impl Run<'_> {
             dropped_connections: measured.dropped_connections,
             resets: self.resets,
             elapsed: measured.elapsed,
-            complaints: self.complaints(&measured),
+            complaints: self.complaints(&measured, late),
         };
-        self.line.update("stopping");
-        self.crowd.end().await?;
         self.system.stop().await?;
         self.line.end();
         Ok(summary)
     }
 
-    fn complaints(&self, measured: &Measured) -> Vec<String> {
+    fn complaints(&self, measured: &Measured, late: bool) -> Vec<String> {
         let Verdict { lost, duplicates, out_of_order, misplaced, unanswered, .. } =
             self.ledger.verdict();
         let mut complaints = Vec::new();
@@ -432,7 +446,7 @@ impl Run<'_> {
         if self.plan.kill != Some(Victim::Broker) {
             complain(measured.dropped_connections, "connections were closed by the broker");
         }
-        if Instant::now() >= self.deadline {
+        if late {
             complaints.push(format!("the deadline of {} s passed", self.plan.deadline.as_secs()));
         }
         complaints.extend(
