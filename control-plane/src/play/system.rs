@@ -242,7 +242,7 @@ impl Directory {
 
     async fn start_kv(&self) -> anyhow::Result<Process> {
         let (data, socket) = (self.path.join("kv"), self.socket());
-        let config = format!("data_dir = {data:?}\nlisten = []\nlisten_unix = {socket:?}\n");
+        let config = format!("dir = {data:?}\nlisten = \"\"\nunix = {socket:?}\n");
         self.start_server("kv", "hawser-kv", &config).await
     }
 
