@@ -105,6 +105,16 @@ impl Actions {
         start as u32..end
     }
 
+    pub fn answer(&mut self, call: CallId, answer: Answer) {
+        self.list.push(Action::Answer { call, answer });
+    }
+
+    /// Sends one frame on one link.
+    pub fn send(&mut self, link: LinkId, encode: impl FnOnce(&mut Vec<u8>)) {
+        let frame = self.write(encode);
+        self.list.push(Action::Send { link, frame });
+    }
+
     /// The bytes that an action names.
     pub fn frame(&self, range: &Range<u32>) -> &[u8] {
         &self.bytes[range.start as usize..range.end as usize]

@@ -49,6 +49,8 @@ pub struct Limits {
     pub sweep_ms: u64,
     /// Keys looked at in one step.
     pub sweep_keys: u32,
+    /// The pause after the last key.
+    pub sweep_cycle_ms: u64,
     /// The pause of reads after the store failed, doubled up to the maximum.
     pub store_retry_ms: u64,
     pub store_retry_max_ms: u64,
@@ -81,6 +83,7 @@ impl Default for Limits {
             group_check_ms: 2_000,
             sweep_ms: 50,
             sweep_keys: 100,
+            sweep_cycle_ms: 30_000,
             store_retry_ms: 50,
             store_retry_max_ms: 2_000,
         }

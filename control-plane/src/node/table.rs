@@ -4,11 +4,10 @@
 //! One multiplication per word instead of SipHash; rustc's FxHasher, whose low bits are folded,
 //! since the tables use them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub type Table<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
-pub type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WordHasher {
