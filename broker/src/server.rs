@@ -106,6 +106,7 @@ fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 pub fn run(config: &Config) -> Result<ExitCode, StartError> {
     // Before any thread is started, which would inherit the mask.
     let signals = Signals::block().map_err(cannot("take signals"))?;
+    host::refuse_huge_pages();
     let machine = Machine::read().map_err(cannot("read the machine's limits"))?;
     let plan = Plan::new(config, &machine)?;
     eprintln!("{plan}");
@@ -144,14 +145,14 @@ impl Server {
     fn start(config: &Config, machine: &Machine, plan: Plan) -> Result<Server, StartError> {
         let control = config.control_addresses()?;
         let link_key = config.link_key()?;
-        let (addresses, mut listeners) = listen(config, plan.shards)?;
+        let (addresses, listeners) = listen(config, plan.shards)?;
         let keys = KeysFile::open(&config.state_dir);
         let (incarnation, seed) = random_pair().map_err(cannot("read /dev/urandom"))?;
 
         let (started, starts) = channel();
         let mut mailboxes = Vec::new();
         let mut threads = Vec::new();
-        for shard in 0..plan.shards {
+        for (shard, listeners) in listeners.into_iter().enumerate() {
             let wake = Arc::new(EventFd::new().map_err(cannot("make an eventfd"))?);
             let mailbox = Arc::new(Mailbox::new(Some(wake.clone())));
             mailboxes.push(mailbox.clone());
@@ -174,7 +175,7 @@ impl Server {
                     shape: plan.shape(),
                     rings_max: plan.rings_per_shard,
                     links: control.len() as u8,
-                    listeners: std::mem::take(&mut listeners[shard]),
+                    listeners,
                     wake,
                 },
                 keys: keys.bytes.clone(),
@@ -261,8 +262,8 @@ impl Server {
     }
 
     fn take_notices(&mut self, drained: &mut [bool]) {
-        for shard in 0..self.mailboxes.len() {
-            while let Some(notice) = self.mailboxes[shard].notice() {
+        for (shard, mailbox) in self.mailboxes.iter().enumerate() {
+            while let Some(notice) = mailbox.notice() {
                 match notice {
                     Notice::Keys(keys) => self.keys.save(&keys),
                     Notice::Drained => drained[shard] = true,

@@ -56,6 +56,14 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_max)
 }
 
+/// Keeps the kernel from backing the process with huge pages, which the allocator would ask for. An
+/// allocator leaves small holes everywhere, and with pages of 2 MiB each hole costs one: 15,000 idle
+/// connections took 840 B each instead of 129 B. Best effort.
+pub fn refuse_huge_pages() {
+    // SAFETY: no memory is passed; it only changes how later page faults of this process are served.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// The processors this process may run on.
 pub fn processors() -> io::Result<Vec<usize>> {
     // SAFETY: an all-zero cpu_set_t is valid and empty; the kernel fills at most its size.
