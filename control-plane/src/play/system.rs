@@ -17,7 +17,7 @@ use super::fleet::Credentials;
 use super::ports::Ports;
 use super::process::{Process, Spec};
 use super::scrape::{ShardState, broker_shards};
-use crate::cli::client::{Client, NewApp, Quota};
+use crate::cli::client::{ApiError, Client, NewApp, Quota};
 use crate::secrets::random;
 
 /// The app that simulated devices belong to.
@@ -190,14 +190,27 @@ fn operators(addresses: &Addresses, key: &str) -> Vec<Client> {
     addresses.api.iter().map(|api| Client::new(&format!("http://{api}"), key)).collect()
 }
 
-/// How long the nodes and the broker may take to find each other.
-const LINK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a node may take to read what the store has, and the broker to find the nodes.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Repeats a call that a node which has just started refuses with "come back".
+async fn patiently<T>(call: impl AsyncFn() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    let start = Instant::now();
+    loop {
+        match call().await {
+            Err(error) if error.may_retry() && start.elapsed() < START_TIMEOUT => {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            result => return result,
+        }
+    }
+}
 
 /// Waits until every shard of the broker has a link to every node, and the apps' keys.
 async fn linked(addresses: &Addresses) -> anyhow::Result<()> {
     let start = Instant::now();
-    while start.elapsed() < LINK_TIMEOUT {
+    while start.elapsed() < START_TIMEOUT {
         let shards = broker_shards(addresses.broker_admin).await?;
         let ready = |shard: &ShardState| {
             shard.links_up == addresses.link.len() as u64 && shard.keys_version > 0
@@ -207,7 +220,7 @@ async fn linked(addresses: &Addresses) -> anyhow::Result<()> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    bail!("the broker and the control nodes did not find each other in {LINK_TIMEOUT:?}");
+    bail!("the broker and the control nodes did not find each other in {START_TIMEOUT:?}");
 }
 
 /// A program that lies in the directory of this one.
@@ -318,14 +331,15 @@ impl Directory {
             Ok(text) => NewApp::from_json(&text)
                 .with_context(|| format!("{} is damaged", path.display()))?,
             Err(_) => {
-                let app = operators[0].app_create(APP, QUOTA).await?;
+                let app = patiently(async || operators[0].app_create(APP, QUOTA).await).await?;
                 write_secret(&path, &app.to_json())?;
                 app
             }
         };
         for client in operators {
             // With the app's own key an unknown app is one that the node asks the store for.
-            client.with_key(&app.api_key).device(&app.name, "nobody").await?;
+            let client = client.with_key(&app.api_key);
+            patiently(async || client.device(&app.name, "nobody").await).await?;
         }
         Ok(app)
     }
