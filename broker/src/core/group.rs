@@ -40,8 +40,9 @@ pub(super) const JOBS_MAX: usize = 8 * JOBS_PER_APP_MAX;
 /// Members that one app is served before the next app has its turn.
 const QUANTUM: u32 = 1024;
 
-/// A device writes its connect and all its subscribes at once; so long their arrival may take.
-const SETTLE_MS: u64 = 2_000;
+/// A device writes its connect and all its subscribes at once; so long their arrival may take,
+/// which is as long as a device waits for an answer before it hangs up.
+const SETTLE_MS: u64 = 20_000;
 
 /// The log of one app as this shard knows it.
 #[derive(Default)]
