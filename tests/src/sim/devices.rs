@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use hawser_codec::error::CloseReason;
+use hawser_codec::device::Downlink;
+use hawser_codec::error::{CloseReason, DecodeError};
 use hawser_codec::frame::Framer;
 use hawser_codec::ids::{DeviceId, Epoch, Seq, Stream, TopicId};
+use hawser_codec::limits::DOWNLINK_BODY_BYTES_MAX;
 use hawser_codec::session::{Backoff, Command, Event, Positions, Profile, Session, Source};
 
 use super::brokers::Brokers;
+use hawser_control::node::event::Wake;
+
 use super::ledger::{Ledger, message_number};
 use super::network::{Far, Wire};
 use super::random::Random;
@@ -69,6 +73,7 @@ pub struct Application {
     /// Every topic it was ever in.
     pub topics_ever: Vec<usize>,
     framer: Framer,
+    wiretap: Wiretap,
     pub wire: Option<Wire>,
     pings: u64,
     pongs: u64,
@@ -102,6 +107,7 @@ impl Application {
                 .collect(),
             topics_ever: topics.to_vec(),
             framer: Framer::default(),
+            wiretap: Wiretap::default(),
             wire: None,
             pings: 0,
             pongs: 0,
@@ -172,6 +178,7 @@ impl Application {
         };
         let mut out = Vec::new();
         self.framer = Framer::default();
+        self.wiretap = Wiretap::default();
         let wire = self.wire.insert(wire);
         wire.stop_reading(self.reads_from_ms);
         (self.pings, self.pongs, self.greeted) = (0, 0, false);
@@ -182,8 +189,10 @@ impl Application {
     fn on_bytes(&mut self, bytes: &[u8], around: &mut Surroundings<'_>) {
         let now_ms = around.trace.now_ms;
         let mut out = Vec::new();
+        self.wiretap.listen(bytes, around.ledger);
         let mut hearing = Hearing {
             label: self.label,
+            epoch: self.session.positions().epoch,
             record: &mut self.record,
             topics_ever: &self.topics_ever,
             identity: &mut around.identities[self.identity],
@@ -343,9 +352,43 @@ impl Application {
     }
 }
 
+/// Looks at the frames themselves: a when-awake message must come in the answer to a pull, which
+/// ends with `CaughtUp`; alone it would have woken the device.
+#[derive(Default)]
+struct Wiretap {
+    framer: Framer,
+    soft: Option<u32>,
+}
+
+impl Wiretap {
+    fn listen(&mut self, bytes: &[u8], ledger: &Ledger) {
+        let Wiretap { framer, soft } = self;
+        let result = framer.feed(bytes, DOWNLINK_BODY_BYTES_MAX, |frame| {
+            match Downlink::decode(frame)? {
+                Some(Downlink::Push { payload, .. }) => {
+                    let number = message_number(payload).unwrap_or_default();
+                    let message = ledger.messages.get(number as usize);
+                    if message.is_some_and(|message| message.wake == Wake::WhenAwake) {
+                        *soft = Some(number);
+                    }
+                }
+                Some(Downlink::CaughtUp { stream: Stream::Inbox, .. }) => *soft = None,
+                other => {
+                    let number = *soft;
+                    assert_eq!(number, None, "a when-awake message woke the device ({other:?})");
+                }
+            }
+            Ok::<(), DecodeError>(())
+        });
+        result.expect("the broker speaks the protocol");
+    }
+}
+
 /// Takes down what the session reports.
 struct Hearing<'a> {
     label: usize,
+    /// Of the session before this one.
+    epoch: Epoch,
     record: &'a mut Record,
     topics_ever: &'a [usize],
     identity: &'a mut Identity,
@@ -364,6 +407,12 @@ impl Hearing<'_> {
             Event::Pong => *self.pongs += 1,
             Event::Welcomed { epoch } => {
                 self.trace.note(format_args!("app {} is welcome at {epoch:?}", self.label));
+                assert!(
+                    epoch > self.epoch,
+                    "one-home: app {} is welcome at {epoch:?} after {:?}",
+                    self.label,
+                    self.epoch
+                );
                 self.identity.epoch_max = self.identity.epoch_max.max(epoch);
             }
             Event::Ready => self.trace.note(format_args!("app {} is ready", self.label)),
