@@ -62,6 +62,14 @@ pub struct Membership {
     pub since_ms: Option<u64>,
     /// The number of that ping on this connection.
     ping: u64,
+    /// Whether this connection was told of it.
+    told: bool,
+}
+
+impl Membership {
+    fn new(topic: usize) -> Membership {
+        Membership { topic, since_ms: None, ping: u64::MAX, told: false }
+    }
 }
 
 pub struct Application {
@@ -101,10 +109,7 @@ impl Application {
             identity,
             session: Session::new(Positions::default(), label as u32, now_ms),
             record: Record::default(),
-            memberships: topics
-                .iter()
-                .map(|&topic| Membership { topic, since_ms: None, ping: u64::MAX })
-                .collect(),
+            memberships: topics.iter().map(|&topic| Membership::new(topic)).collect(),
             topics_ever: topics.to_vec(),
             framer: Framer::default(),
             wiretap: Wiretap::default(),
@@ -167,6 +172,7 @@ impl Application {
         around.trace.note(format_args!("app {} dials shard {}", self.label, wire.shard));
         let identity = &mut around.identities[self.identity];
         identity.connects += 1;
+        self.memberships.iter_mut().for_each(|member| member.told = true);
         let topics: Vec<TopicId> =
             self.memberships.iter().map(|member| around.topics[member.topic]).collect();
         let profile = Profile {
@@ -227,6 +233,14 @@ impl Application {
         }
         if self.session.is_online() && !self.greeted {
             self.greeted = true;
+            // Topics that were joined between the dial and the welcome.
+            let untold = self.memberships.iter_mut().filter(|member| !member.told);
+            let mut out = Vec::new();
+            for member in untold {
+                member.told = true;
+                self.session.subscribe(around.topics[member.topic], &mut out);
+            }
+            self.send(out, around);
             if self.memberships.iter().any(|member| member.since_ms.is_none()) {
                 self.ping(around);
                 for member in &mut self.memberships {
@@ -274,15 +288,16 @@ impl Application {
             return;
         }
         around.trace.note(format_args!("app {} joins topic {topic}", self.label));
-        let mut ping = u64::MAX;
+        let mut member = Membership::new(topic);
         if self.session.is_online() {
             let mut out = Vec::new();
             self.session.subscribe(around.topics[topic], &mut out);
             self.send(out, around);
             self.ping(around);
-            ping = self.pings;
+            member.ping = self.pings;
+            member.told = true;
         }
-        self.memberships.push(Membership { topic, since_ms: None, ping });
+        self.memberships.push(member);
         if !self.topics_ever.contains(&topic) {
             self.topics_ever.push(topic);
         }

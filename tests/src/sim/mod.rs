@@ -98,7 +98,7 @@ impl std::fmt::Display for Failure {
 
 /// Runs one seed.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Failure> {
-    listen_to_panics();
+    listen_to_panics(options.verbose);
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(seed, options);
         world.run();
@@ -115,24 +115,23 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Failure> {
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
-    static SIMULATES: RefCell<bool> = const { RefCell::new(false) };
+    static PRINTS: RefCell<bool> = const { RefCell::new(true) };
 }
 
-/// Panics in a run are results: they are kept, not printed.
-fn listen_to_panics() {
+/// Panics in a run are results: they are kept, and printed only for a reader.
+fn listen_to_panics(print: bool) {
     static ONCE: Once = Once::new();
-    SIMULATES.set(true);
+    PRINTS.set(print);
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if SIMULATES.with_borrow(|&simulates| simulates) {
-                let place = info.location().map(ToString::to_string).unwrap_or_default();
-                let payload = info.payload();
-                let owned = payload.downcast_ref::<String>().map(String::as_str);
-                let text = owned.or_else(|| payload.downcast_ref::<&str>().copied());
-                let text = text.unwrap_or("a panic without words");
-                LAST_PANIC.set(format!("{text}\n  at {place}"));
-            } else {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let payload = info.payload();
+            let owned = payload.downcast_ref::<String>().map(String::as_str);
+            let text = owned.or_else(|| payload.downcast_ref::<&str>().copied());
+            let text = text.unwrap_or("a panic without words");
+            LAST_PANIC.set(format!("{text}\n  at {place}"));
+            if PRINTS.with_borrow(|&prints| prints) {
                 before(info);
             }
         }));

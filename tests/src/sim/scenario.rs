@@ -6,6 +6,7 @@
 use hawser_broker::core::CoreConfig;
 use hawser_broker::io::sim::{Faults, SimConfig};
 use hawser_broker::shard::ShardConfig;
+use hawser_codec::limits::{DOWNLINK_BODY_BYTES_MAX, PULL_BYTES_MAX};
 use hawser_control::node::limits::Limits;
 
 use super::network::Delay;
@@ -136,7 +137,8 @@ fn shard(random: &mut Random, slots: u32) -> ShardConfig {
             ..CoreConfig::default()
         },
         link_key: LINK_KEY,
-        outbox_bytes_max: random.pick(&[8_192, 65_536, 1 << 20]),
+        // One answer to a pull must fit, or its device could never catch up.
+        outbox_bytes_max: random.pick(&[PULL_BYTES_MAX + DOWNLINK_BODY_BYTES_MAX, 1 << 20]),
         partial_bytes_max: random.pick(&[2_048, 65_536]),
         link_queue_bytes_max: random.pick(&[300_000, 4 << 20]),
         link_idle_ms: 12_000,
@@ -152,7 +154,7 @@ fn limits(random: &mut Random) -> Limits {
         reads_max: random.pick(&[1, 2, 64]),
         read_entries: random.pick(&[1, 3, 32]),
         reads_per_answer_max: random.pick(&[1, 4]),
-        acks_waiting_max: random.pick(&[2, 1000]),
+        acks_waiting_max: 1000,
         trim_batch_max: random.pick(&[1, 128]),
         trims_max: random.pick(&[1, 16]),
         sweep_ms: 1_000,
