@@ -435,7 +435,7 @@ impl SimIo {
     fn became_readable(&mut self, peer: PeerId) {
         let stream = &self.streams[&peer];
         let hangup = stream.peer_closed || stream.reset;
-        let Some(target) = stream.target else { return };
+        let Some(target) = stream.target.filter(|_| !stream.shard_closed) else { return };
         if self.slot(target.slot).watch != Some(OpState::Armed) {
             return;
         }
@@ -451,7 +451,7 @@ impl SimIo {
         let stream = &self.streams[&peer];
         // As Linux does, only when a third is free.
         let room = stream.to_peer.len() * 3 <= self.config.socket_bytes * 2 || stream.reset;
-        let Some(target) = stream.target else { return };
+        let Some(target) = stream.target.filter(|_| !stream.shard_closed) else { return };
         if room {
             self.finish_writable(target);
         }
