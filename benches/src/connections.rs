@@ -23,7 +23,7 @@ How it is measured:
 
   User space: the broker's private memory (Anonymous in /proc/PID/smaps_rollup) with all connections,
   minus that of the same broker before the first, divided by their number. Each round has a new
-  broker.
+  broker. Huge pages are off for it, since with them memory grows in steps of 2 MiB.
 
   Kernel: objects in use in /proc/slabinfo before and after, with the slabs' waste. That counts both
   ends. So each round opens the same connections from the same clients to a bare end too, which
@@ -32,7 +32,8 @@ How it is measured:
   bare accepted socket itself has the same objects as a bare client's (TCP, sock_inode_cache, filp,
   dentry and what the security modules add to them), so it is half of those in the bare run.
 
-  Other processes' files come and go in the same caches: the medians of the rounds are used.";
+  Other processes' files come and go in some of these caches: the medians of the rounds are used,
+  and caches that grew by less than an object for two connections are left out.";
 
 /// What one socket consists of, on either end.
 const SOCKET_CACHES: [&str; 6] =

@@ -26,7 +26,7 @@ How it is measured:
   Bare: the bare process gets a line that says go, and sends the finished frame to all its sockets
   with io_uring: registered sockets, 256 sends per call, no completion for a success.
 
-  The same on both sides: the frame's bytes, the number of sockets, the receiving processes and what
+  The same on both sides: the frame's bytes, the sockets' options, the number of sockets, the receiving processes and what
   they do (epoll, read, count), the processor that sends and the processor that receives, the clock
   (from the write that starts it until the last receiver has all bytes). Devices acknowledge nothing
   on either side. A round in which a byte is missing is an error.

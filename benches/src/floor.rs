@@ -22,6 +22,9 @@ use socket2::{Domain, Socket, Type};
 use crate::io;
 use crate::io::send_ring::SendRing;
 
+/// The broker's default.
+const SEND_BUFFER_BYTES: usize = 131_072;
+
 pub fn run() -> anyhow::Result<()> {
     io::raise_descriptor_limit()?;
     let listener = listen()?;
@@ -61,10 +64,13 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With room for all that connect at once: a full queue would cost them a second each.
+/// A broker's options, which accepted sockets inherit, and room for all that connect at once: a full
+/// queue would cost them a second each.
 fn listen() -> anyhow::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.listen(4096)?;
     Ok(socket.into())
 }

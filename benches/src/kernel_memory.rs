@@ -40,8 +40,9 @@ impl Slabs {
         self.caches.get(cache).map_or(0.0, |cache| cache.objects)
     }
 
-    /// What was added since `before`, per connection. Caches that grew by less than an object for
-    /// every twenty connections have nothing to do with them and are left out.
+    /// What was added since `before`, per connection, in the caches that connections can be in:
+    /// those of files on disk and of `/proc` come and go with other processes. A cache that grew by
+    /// less than an object for every two connections is left out as well.
     pub fn per_connection(&self, before: &Slabs, connections: u32) -> BTreeMap<String, Cache> {
         let connections = f64::from(connections);
         self.caches
@@ -52,7 +53,14 @@ impl Slabs {
                 let bytes = (after.bytes - before.bytes) / connections;
                 (name.clone(), Cache { objects, bytes })
             })
-            .filter(|(_, cache)| cache.objects > 0.05)
+            .filter(|(name, cache)| is_of_connections(name) && cache.objects > 0.5)
             .collect()
     }
+}
+
+fn is_of_connections(cache: &str) -> bool {
+    const NAMES: [&str; 8] =
+        ["TCP", "sock", "filp", "dentry", "lsm_", "io_kiocb", "request_sock", "tcp_bind"];
+    const SHARED: [&str; 4] = ["kmalloc-", "skbuff_", "eventpoll_", "ep_head"];
+    NAMES.iter().chain(&SHARED).any(|prefix| cache.starts_with(prefix))
 }

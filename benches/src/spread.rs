@@ -20,3 +20,16 @@ impl Spread {
         Spread { median: at(0.5), low: at(0.25), high: at(0.75) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_middle_half() {
+        let spread = Spread::of([9.0, 1.0, 5.0, 3.0, 7.0]);
+        assert_eq!((spread.low, spread.median, spread.high), (3.0, 5.0, 7.0));
+        let one = Spread::of([4.0]);
+        assert_eq!((one.low, one.median, one.high), (4.0, 4.0, 4.0));
+    }
+}
