@@ -47,9 +47,11 @@ impl Apps {
         }
     }
 
-    /// Replaces the key set if this one is newer; whether it was.
+    /// Replaces the key set if this one is newer; whether it was. Versions of two clusters, told
+    /// apart by their hash keys, do not compare: what the control nodes say now is right, and what
+    /// was on disk belongs to a store that is gone.
     pub fn replace(&mut self, keys: &Keys<'_>) -> bool {
-        if self.hash_key.is_some() && keys.version <= self.version {
+        if self.hash_key == Some(keys.hash_key) && keys.version <= self.version {
             return false;
         }
         self.version = keys.version;

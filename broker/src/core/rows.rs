@@ -25,11 +25,13 @@ const CHUNK: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Chunks<T> {
     chunks: Vec<Box<[T]>>,
+    /// Of all chunks.
+    bytes: usize,
 }
 
 impl<T: Clone + Default> Chunks<T> {
     pub fn new() -> Chunks<T> {
-        Chunks { chunks: Vec::new() }
+        Chunks { chunks: Vec::new(), bytes: 0 }
     }
 
     /// Makes the chunk of `index`, if it is not there.
@@ -40,6 +42,7 @@ impl<T: Clone + Default> Chunks<T> {
         }
         if self.chunks[chunk].is_empty() {
             self.chunks[chunk] = vec![T::default(); CHUNK].into_boxed_slice();
+            self.bytes += CHUNK * size_of::<T>();
         }
     }
 
@@ -50,7 +53,7 @@ impl<T: Clone + Default> Chunks<T> {
     }
 
     pub fn bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| size_of_val(&**chunk)).sum()
+        self.bytes
     }
 }
 

@@ -144,9 +144,12 @@ impl Core {
             Uplink::Ping => self.on_ping(slot, now, out),
             Uplink::Ack { seq } => self.take_ack(slot, seq),
             Uplink::GroupAck { seq } => {
-                self.counters.add(Counter::GroupAcks, 1);
-                let app = self.apps[self.rows[slot].app].id;
-                self.links.group_ack(app, seq);
+                let row = &self.rows[slot];
+                // Nobody has what was not sent.
+                if seq <= row.group {
+                    self.counters.add(Counter::GroupAcks, 1);
+                    self.links.group_ack(self.apps[row.app].id, seq);
+                }
             }
             Uplink::Pull { stream, from } => {
                 self.counters.add(Counter::Pulls, 1);

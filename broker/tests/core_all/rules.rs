@@ -252,6 +252,7 @@ rules! {
         "unsub 0 77; unsub 0 77; gdeliver 7 77 t" => "",
         "wait 20000; gdeliver 8 - bye" => "1<cast 8 bye; 0<cast 8 bye; L0>gsent 8 2+0",
         "gack 0 8; gack 1 8; gack 1 4" => "L0>gack 8x1; L0>gack 8x1; L0>gack 4x1",
+        "gack 0 9" => "",
     }
     "a gap in the group log is fetched" {
         "up 0; up 1; start 0 anna; gcursor 3; wait 20000" => "*",

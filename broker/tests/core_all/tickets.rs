@@ -6,7 +6,7 @@ use hawser_broker::metrics::Counter;
 use hawser_codec::device::{Connect, MAJOR, Uplink};
 use hawser_codec::error::{CloseReason, DecodeError};
 use hawser_codec::frame::split;
-use hawser_codec::ids::DeviceId;
+use hawser_codec::ids::{DeviceId, HashKey};
 use hawser_codec::limits::LINK_BODY_BYTES_MAX;
 use hawser_codec::link::{AppKeys, Keys, ToBroker, ToControl, VerifyKey, to_broker};
 use hawser_codec::ticket::Algorithm::{self, Ed25519, HmacSha256};
@@ -147,6 +147,10 @@ fn keys_are_saved_restored_and_replaced_only_by_newer_ones() {
     assert_eq!(outcome(&mut core, &ticket, NOW), None, "an older set changes nothing");
     set_keys(&mut core, &without_shop);
     assert_eq!(outcome(&mut core, &ticket, NOW), Some(CloseReason::UnknownApp));
+
+    let other_cluster = Keys { hash_key: HashKey([4; 16]), ..keys(1) };
+    set_keys(&mut core, &other_cluster);
+    assert_eq!(outcome(&mut core, &ticket, NOW), None, "its versions begin anew");
 
     let mut short = Core::new(config());
     assert_eq!(short.restore_keys(&saved[..saved.len() - 1]), Err(DecodeError::Truncated));
