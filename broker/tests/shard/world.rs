@@ -173,6 +173,8 @@ impl World {
     pub fn run(&mut self, duration_ms: u64) {
         let end_ms = self.now_ms + duration_ms;
         let mut turns = 0;
+        // What was written since the last step is on its way now.
+        self.step();
         loop {
             let deadlines = self.devices.iter().map(|device| device.session.deadline_ms());
             let next_ms = deadlines
