@@ -45,7 +45,8 @@ impl Slabs {
     /// less than an object for every two connections is left out as well.
     pub fn per_connection(&self, before: &Slabs, connections: u32) -> BTreeMap<String, Cache> {
         let connections = f64::from(connections);
-        self.caches
+        let mut grown: BTreeMap<String, Cache> = self
+            .caches
             .iter()
             .map(|(name, after)| {
                 let before = before.caches.get(name).copied().unwrap_or_default();
@@ -54,7 +55,16 @@ impl Slabs {
                 (name.clone(), Cache { objects, bytes })
             })
             .filter(|(name, cache)| is_of_connections(name) && cache.objects > 0.5)
-            .collect()
+            .collect();
+        // A socket has one of each. What is above is of whoever lists /proc/PID/fd meanwhile.
+        let sockets = grown.get("sock_inode_cache").map_or(0.0, |cache| cache.objects);
+        for name in ["dentry", "lsm_inode_cache"] {
+            if let Some(cache) = grown.get_mut(name).filter(|cache| cache.objects > sockets) {
+                cache.bytes *= sockets / cache.objects;
+                cache.objects = sockets;
+            }
+        }
+        grown
     }
 }
 
