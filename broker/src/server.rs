@@ -220,6 +220,7 @@ impl Server {
 
     /// The main thread's life after the start.
     fn watch(mut self, signals: &Signals) -> ExitCode {
+        let mut told = vec![false; self.mailboxes.len()];
         let mut drained = vec![false; self.mailboxes.len()];
         for round in 0u64.. {
             if signals.wait(ROUND_MS) {
@@ -228,7 +229,12 @@ impl Server {
                     return ExitCode::FAILURE;
                 }
                 eprintln!("hawser-broker: draining");
-                self.post_all(|| Command::Drain);
+            }
+            if self.draining.load(Ordering::Relaxed) {
+                // A mailbox may be full of scrapes; it is tried again in the next round.
+                for (mailbox, told) in self.mailboxes.iter().zip(&mut told) {
+                    *told = *told || mailbox.post(Command::Drain).is_ok();
+                }
             }
             self.take_notices(&mut drained);
             if drained.iter().all(|&drained| drained) {
@@ -243,22 +249,16 @@ impl Server {
             }
         }
         eprintln!("hawser-broker: drained");
-        self.post_all(|| Command::Stop);
-        for thread in self.threads {
+        for (mailbox, thread) in self.mailboxes.iter().zip(self.threads) {
+            // The shard has just spoken, so it empties its mailbox.
+            while mailbox.post(Command::Stop).is_err() {
+                std::thread::yield_now();
+            }
             if thread.join().is_err() {
                 return ExitCode::FAILURE;
             }
         }
         ExitCode::SUCCESS
-    }
-
-    /// Posts a command that must arrive. The queue holds dozens, and only scrapes stand in it.
-    fn post_all(&self, command: impl Fn() -> Command) {
-        for mailbox in &self.mailboxes {
-            while mailbox.post(command()).is_err() {
-                std::thread::yield_now();
-            }
-        }
     }
 
     fn take_notices(&mut self, drained: &mut [bool]) {
