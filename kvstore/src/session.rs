@@ -174,8 +174,7 @@ impl Session {
         }
         match (command, accepted) {
             (None, _) => self.refuse(&unknown(&request)),
-            (Some(command), None) => self
-                .refuse(&format!("ERR wrong number of arguments for '{}' command", command.name)),
+            (Some(command), None) => self.refuse_arguments(command),
             (_, Some(command)) => return self.run(command, request, shared, view),
         }
         None
@@ -195,6 +194,19 @@ impl Session {
             transaction.is_spoilt = true;
         }
         self.reply.error(text);
+    }
+
+    fn refuse_arguments(&mut self, command: &Command) {
+        let name = command.name;
+        if matches!(command.access, Access::Session(SessionCommand::Exec)) {
+            self.transaction = None;
+            self.watched = WatchSet::new(self.shared.clone());
+            return self.reply.error(&format!(
+                "EXECABORT Transaction discarded because of: wrong number of arguments for \
+                 '{name}' command"
+            ));
+        }
+        self.refuse(&format!("ERR wrong number of arguments for '{name}' command"));
     }
 
     fn run<'a>(

@@ -151,7 +151,7 @@ pub fn pttl(read: &Read<'_>, reply: &mut Reply) -> Result<(), CommandError> {
 }
 
 pub fn expiretime(read: &Read<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    time_left(read, reply, |at_ms, _| at_ms.saturating_add(500) / 1000)
+    time_left(read, reply, |at_ms, _| ((at_ms as u64 + 500) / 1000) as i64)
 }
 
 pub fn pexpiretime(read: &Read<'_>, reply: &mut Reply) -> Result<(), CommandError> {

@@ -166,7 +166,7 @@ impl Write<'_, '_> {
 
     /// Sets the pairs after the key and returns how many fields are new.
     fn set_fields(&mut self, command: &'static str) -> Result<usize, CommandError> {
-        if self.args.len() % 2 != 0 {
+        if !self.args.len().is_multiple_of(2) {
             return Err(CommandError::Arguments(command));
         }
         let mut change = self.hash_to_change()?;

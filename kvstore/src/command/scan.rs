@@ -82,7 +82,7 @@ struct Options<'a> {
 
 impl Options<'_> {
     fn parse(args: &[Bytes], has_type: bool) -> Result<Options<'_>, CommandError> {
-        let cursor = unsigned(&args[0]).ok_or(CommandError::InvalidCursor)?;
+        let cursor = parse_cursor(&args[0])?;
         let mut found = Options { cursor, pattern: None, count: COUNT_DEFAULT, kind: None };
         for option in args[1..].chunks(2) {
             match option {
@@ -101,6 +101,10 @@ impl Options<'_> {
     fn matches(&self, name: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob(pattern, name))
     }
+}
+
+fn parse_cursor(text: &[u8]) -> Result<u64, CommandError> {
+    unsigned(text).ok_or(CommandError::InvalidCursor)
 }
 
 /// Walks on from a cursor; `visit` sees every row. Answers the next cursor.
@@ -148,11 +152,13 @@ pub fn scan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
 }
 
 pub fn hscan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
-    let options = Options::parse(&read.args[2..], false)?;
+    // In Redis's order: a bad cursor, then the key, then bad options.
+    parse_cursor(&read.args[2])?;
     let Some((hash, _)) = find_hash(read.view, read.now_ms, &read.args[1])? else {
         put_page(reply, 0, &[]);
         return Ok(());
     };
+    let options = Options::parse(&read.args[2..], false)?;
     let prefix = layout::member_prefix(&read.args[1], hash.version);
     let bounds = (prefix.clone(), layout::after_prefix(&prefix));
     let mut found = Vec::new();

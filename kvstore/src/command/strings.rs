@@ -181,7 +181,7 @@ pub fn mset(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
 }
 
 pub fn msetnx(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
-    if write.args.len() % 2 == 0 {
+    if write.args.len().is_multiple_of(2) {
         return Err(CommandError::Arguments("msetnx"));
     }
     for pair in write.args[1..].chunks_exact(2) {
@@ -196,7 +196,7 @@ pub fn msetnx(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
 }
 
 fn set_pairs(write: &mut Write<'_, '_>, command: &'static str) -> Outcome {
-    if write.args.len() % 2 == 0 {
+    if write.args.len().is_multiple_of(2) {
         return Err(CommandError::Arguments(command));
     }
     for pair in write.args[1..].chunks_exact(2) {

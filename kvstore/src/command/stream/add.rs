@@ -115,7 +115,8 @@ pub fn xadd(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
     let args = write.args;
     let options = Options::parse(args, true)?;
     let fields = &args[options.rest..];
-    let Some(new_id) = options.id.filter(|_| fields.len() >= 2 && fields.len() % 2 == 0) else {
+    let Some(new_id) = options.id.filter(|_| fields.len() >= 2 && fields.len().is_multiple_of(2))
+    else {
         return Err(CommandError::Arguments("xadd"));
     };
     if new_id == NewId::Exact(StreamId::MIN) {
@@ -183,14 +184,11 @@ fn entries_to_trim(
     };
     count_max = count_max.min(trim.limit.unwrap_or(u64::MAX));
     let mut gone = Vec::new();
-    let keep_from = match trim.keep {
-        Keep::From(id) => id,
-        Keep::Newest(_) => StreamId::MAX,
-    };
+    let is_kept = |id| matches!(trim.keep, Keep::From(from) if id >= from);
     if count_max > 0 {
         let all = (StreamId::MIN, StreamId::MAX);
         let visit = &mut |id, _: &[u8]| {
-            if id >= keep_from {
+            if is_kept(id) {
                 return Ok(ControlFlow::Break(()));
             }
             gone.push(id);
@@ -199,7 +197,7 @@ fn entries_to_trim(
         };
         let key = &write.args[1];
         each_entry(write.overlay, key, stored, all.0, all.1, Direction::Forward, visit)?;
-        if (gone.len() as u64) < count_max && after.last != stored.last && after.last < keep_from {
+        if (gone.len() as u64) < count_max && after.last != stored.last && !is_kept(after.last) {
             gone.push(after.last);
         }
     }

@@ -29,6 +29,9 @@ pub fn find_stream(
     Ok(Some((Stream::decode(live.expect(Kind::Stream)?)?, live.header.expires_at_ms)))
 }
 
+/// Called with each entry until it breaks.
+type VisitEntry<'a> = dyn FnMut(StreamId, &[u8]) -> Result<ControlFlow<()>, CommandError> + 'a;
+
 /// Visits the entries with `from <= id <= to`.
 fn each_entry(
     view: &dyn View,
@@ -37,7 +40,7 @@ fn each_entry(
     from: StreamId,
     to: StreamId,
     direction: Direction,
-    visit: &mut dyn FnMut(StreamId, &[u8]) -> Result<ControlFlow<()>, CommandError>,
+    visit: &mut VisitEntry<'_>,
 ) -> Result<(), CommandError> {
     let from = from.max(stream.first);
     let to = to.min(stream.last);

@@ -99,7 +99,7 @@ pub fn xread(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         }
         at += 2;
     };
-    if streams.len() % 2 != 0 {
+    if !streams.len().is_multiple_of(2) {
         return Err(CommandError::UnbalancedStreams);
     }
     let (keys, ids) = streams.split_at(streams.len() / 2);

@@ -1,0 +1,427 @@
+//! The oracle is Redis itself: the same random commands, on two connections, must get the same
+//! answers from both, transactions, watches, expiries and restarts of our side included.
+
+use std::cell::RefCell;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Client, TempDir, Value};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Far enough that no test reaches it.
+const FUTURE_MS: &str = "4102444800000";
+const FUTURE_S: &str = "4102444800";
+
+#[derive(Clone, Debug)]
+enum Op {
+    Run(usize, String),
+    Reopen,
+}
+
+fn words(text: &str) -> Vec<Vec<u8>> {
+    text.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn key() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "b", "c", "d"])
+}
+
+fn value() -> impl Strategy<Value = &'static str> {
+    select(vec!["1", "-7", "9223372036854775807", "x", "00", "some-longer-text", "\u{0}\u{ff}"])
+}
+
+fn number() -> impl Strategy<Value = &'static str> {
+    select(vec!["0", "1", "-1", "5", "100", "9223372036854775807", "-9223372036854775808", "x"])
+}
+
+fn field() -> impl Strategy<Value = &'static str> {
+    select(vec!["f", "g", "h", "i"])
+}
+
+fn time() -> impl Strategy<Value = &'static str> {
+    select(vec![FUTURE_MS, FUTURE_MS, "1", "0", "-5", "4102444800500", "9223372036854775807", "z"])
+}
+
+/// Relative times that are refused or already past: the others end at moments that differ between two
+/// servers by the time between two calls.
+fn relative_time() -> impl Strategy<Value = &'static str> {
+    select(vec!["0", "-5", "z", "9223372036854775807", "-9223372036854775808"])
+}
+
+fn id() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "1-1",
+        "1-2",
+        "1-*",
+        "2-*",
+        "2-0",
+        "3",
+        "5-5",
+        "7-0",
+        "9-9",
+        "0-0",
+        "0-1",
+        "x",
+        "12-*",
+        "20-1",
+        "01-01",
+        "-",
+        "18446744073709551615-18446744073709551615",
+    ])
+}
+
+fn bound() -> impl Strategy<Value = &'static str> {
+    select(vec!["-", "+", "(1-1", "1", "2-0", "(5-5", "5", "(0-0", "20", "(x", "(-"])
+}
+
+fn set_options() -> impl Strategy<Value = String> {
+    (
+        select(vec!["", " NX", " XX", " nx xx"]),
+        select(vec!["", " GET"]),
+        select(vec!["", " KEEPTTL", " PXAT", " EXAT", " EX", " PX", " PXAT 1 EX", " BAD"]),
+        time(),
+        relative_time(),
+    )
+        .prop_map(|(nx, get, expiry, time, relative)| match expiry.trim() {
+            "" | "KEEPTTL" | "BAD" => format!("{nx}{get}{expiry}"),
+            "EXAT" => format!("{nx}{get}{expiry} {FUTURE_S}"),
+            "PXAT" => format!("{nx}{get}{expiry} {time}"),
+            _ => format!("{nx}{get}{expiry} {relative}"),
+        })
+}
+
+fn string_command() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (key(), value(), set_options()).prop_map(|(k, v, o)| format!("SET {k} {v}{o}")),
+        key().prop_map(|k| format!("GET {k}")),
+        (key(), key()).prop_map(|(a, b)| format!("MGET {a} {b}")),
+        (key(), value()).prop_map(|(k, v)| format!("SETNX {k} {v}")),
+        (key(), relative_time(), value()).prop_map(|(k, t, v)| format!("PSETEX {k} {t} {v}")),
+        (key(), relative_time(), value()).prop_map(|(k, t, v)| format!("SETEX {k} {t} {v}")),
+        (key(), value()).prop_map(|(k, v)| format!("GETSET {k} {v}")),
+        key().prop_map(|k| format!("GETDEL {k}")),
+        (key(), select(vec!["", " PERSIST", " PXAT 1", " EX 0", " KEEPTTL", " PX 1 PERSIST"]))
+            .prop_map(|(k, o)| format!("GETEX {k}{o}")),
+        (key(), time()).prop_map(|(k, t)| format!("GETEX {k} PXAT {t}")),
+        (key(), value(), key(), value()).prop_map(|(a, v, b, w)| format!("MSET {a} {v} {b} {w}")),
+        (key(), value(), key(), value()).prop_map(|(a, v, b, w)| format!("MSETNX {a} {v} {b} {w}")),
+        (key(), value(), key()).prop_map(|(a, v, b)| format!("MSET {a} {v} {b}")),
+        (key(), value()).prop_map(|(k, v)| format!("APPEND {k} {v}")),
+        key().prop_map(|k| format!("STRLEN {k}")),
+        (select(vec!["INCR", "DECR"]), key()).prop_map(|(c, k)| format!("{c} {k}")),
+        (select(vec!["INCRBY", "DECRBY"]), key(), number())
+            .prop_map(|(c, k, n)| format!("{c} {k} {n}")),
+    ]
+}
+
+fn key_command() -> impl Strategy<Value = String> {
+    let expire = || select(vec!["EXPIRE", "PEXPIRE"]);
+    let expire_at = || select(vec!["EXPIREAT", "PEXPIREAT"]);
+    let condition =
+        || select(vec!["", "", " NX", " XX", " GT", " LT", " NX GT", " GT LT", " lt xx"]);
+    prop_oneof![
+        (select(vec!["DEL", "UNLINK", "EXISTS"]), key(), key())
+            .prop_map(|(c, a, b)| format!("{c} {a} {b}")),
+        (select(vec!["TYPE", "PTTL", "TTL", "EXPIRETIME", "PEXPIRETIME", "PERSIST"]), key())
+            .prop_map(|(c, k)| format!("{c} {k}")),
+        (expire(), key(), relative_time(), condition())
+            .prop_map(|(c, k, t, o)| format!("{c} {k} {t}{o}")),
+        (expire_at(), key(), time(), condition())
+            .prop_map(|(c, k, t, o)| format!("{c} {k} {t}{o}")),
+        (key(), select(vec!["", " GT", " NX"]))
+            .prop_map(|(k, o)| format!("PEXPIREAT {k} 4102444800600{o}")),
+        (select(vec!["RENAME", "RENAMENX"]), key(), key())
+            .prop_map(|(c, a, b)| format!("{c} {a} {b}")),
+        select(vec!["KEYS *", "KEYS [ab]", "KEYS \\a", "KEYS [^a]", "KEYS ??", "KEYS a*"])
+            .prop_map(String::from),
+        select(vec![
+            "SCAN 0 COUNT 1000",
+            "SCAN 0 COUNT 1000 MATCH [a-c]",
+            "SCAN 0 COUNT 0",
+            "SCAN x",
+            "SCAN 0 COUNT 1000 TYPE hash"
+        ])
+        .prop_map(String::from),
+        Just("FLUSHALL".to_string()),
+        select(vec!["PING", "PING hello", "ECHO x", "PING a b", "SELECT 0", "NOSUCH a b", "GET"])
+            .prop_map(String::from),
+    ]
+}
+
+fn hash_command() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (key(), field(), value()).prop_map(|(k, f, v)| format!("HSET {k} {f} {v}")),
+        (key(), field(), value(), field())
+            .prop_map(|(k, f, v, g)| format!("HSET {k} {f} {v} {g} 3")),
+        (key(), field(), value(), field())
+            .prop_map(|(k, f, v, g)| format!("HMSET {k} {f} {v} {g}")),
+        (key(), field(), value()).prop_map(|(k, f, v)| format!("HMSET {k} {f} {v}")),
+        (key(), field(), value()).prop_map(|(k, f, v)| format!("HSETNX {k} {f} {v}")),
+        (select(vec!["HGET", "HEXISTS", "HSTRLEN"]), key(), field())
+            .prop_map(|(c, k, f)| format!("{c} {k} {f}")),
+        (select(vec!["HDEL", "HMGET"]), key(), field(), field())
+            .prop_map(|(c, k, f, g)| format!("{c} {k} {f} {g}")),
+        (select(vec!["HLEN", "HGETALL", "HKEYS", "HVALS"]), key())
+            .prop_map(|(c, k)| format!("{c} {k}")),
+        (key(), field(), number()).prop_map(|(k, f, n)| format!("HINCRBY {k} {f} {n}")),
+        (key(), select(vec!["", " MATCH [fg]", " COUNT 0", " TYPE x"]))
+            .prop_map(|(k, o)| format!("HSCAN {k} 0{o}")),
+    ]
+}
+
+fn stream_command() -> impl Strategy<Value = String> {
+    let trim = || {
+        select(vec![
+            "",
+            "",
+            "",
+            " MAXLEN 2",
+            " MAXLEN = 0",
+            " MINID 2",
+            " MAXLEN -1",
+            " MINID x",
+            " LIMIT 5",
+            " MAXLEN 3 LIMIT 1",
+            " MAXLEN 1 MINID 1",
+            " NOMKSTREAM",
+            " MINID = 5-5",
+        ])
+    };
+    let count =
+        || select(vec!["", "", " COUNT 1", " COUNT 2", " COUNT 0", " COUNT -3", " COUNT x"]);
+    prop_oneof![
+        6 => (key(), trim(), id(), field(), value())
+            .prop_map(|(k, t, i, f, v)| format!("XADD {k}{t} {i} {f} {v}")),
+        1 => (key(), id(), field()).prop_map(|(k, i, f)| format!("XADD {k} {i} {f}")),
+        1 => (key(), trim()).prop_map(|(k, t)| format!("XTRIM {k}{t}")),
+        2 => (key(), id(), id()).prop_map(|(k, i, j)| format!("XDEL {k} {i} {j}")),
+        1 => key().prop_map(|k| format!("XLEN {k}")),
+        2 => (key(), bound(), bound(), count()).prop_map(|(k, a, b, c)| format!("XRANGE {k} {a} {b}{c}")),
+        2 => (key(), bound(), bound(), count())
+            .prop_map(|(k, a, b, c)| format!("XREVRANGE {k} {a} {b}{c}")),
+        1 => (count(), key(), key(), id(), id())
+            .prop_map(|(c, k, l, i, j)| format!("XREAD{c} STREAMS {k} {l} {i} {j}")),
+        1 => (key(), key()).prop_map(|(k, l)| format!("XREAD STREAMS {k} {l} $")),
+        1 => (key(), id()).prop_map(|(k, i)| format!("XREAD STREAMS {k} {i}")),
+        2 => key().prop_map(|k| format!("XINFO STREAM {k}")),
+        // Redis does not tell watchers of XSETID; only keys that are never watched get it.
+        1 => (select(vec!["c", "d"]), id(), select(vec!["", " ENTRIESADDED 9 MAXDELETEDID 2-0",
+              " ENTRIESADDED 1", " MAXDELETEDID 99-0", " ENTRIESADDED -1", " NOPE"]))
+            .prop_map(|(k, i, o)| format!("XSETID {k} {i}{o}")),
+    ]
+}
+
+fn transaction_command() -> impl Strategy<Value = String> {
+    select(vec![
+        "MULTI",
+        "MULTI",
+        "EXEC",
+        "EXEC",
+        "EXEC",
+        "DISCARD",
+        "UNWATCH",
+        "WATCH a",
+        "WATCH a b",
+        "WATCH",
+        "EXEC extra",
+    ])
+    .prop_map(String::from)
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let command = prop_oneof![
+        4 => string_command(),
+        3 => key_command(),
+        4 => hash_command(),
+        5 => stream_command(),
+        3 => transaction_command(),
+    ];
+    prop_oneof![
+        150 => (0..2usize, command).prop_map(|(connection, text)| Op::Run(connection, text)),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+/// Redis in memory only, ended by its pid.
+struct Oracle {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Oracle {
+    fn start() -> Oracle {
+        let dir = TempDir::new();
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(dir.join("r"))
+            .arg("--dir")
+            .arg(dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (apt-get install redis-server)");
+        Oracle { child, dir }
+    }
+
+    fn connect(&self) -> Client {
+        Client::unix(&self.dir.join("r"))
+    }
+}
+
+impl Drop for Oracle {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+struct Pair {
+    oracle: Oracle,
+    _dir: TempDir,
+    config: hawser_kv::Config,
+    server: Option<hawser_kv::Handle>,
+    ours: Vec<Client>,
+    theirs: Vec<Client>,
+    resp3: bool,
+    /// The commands queued since MULTI on each connection, to know how to read the answer of EXEC.
+    queued: [Vec<Vec<Vec<u8>>>; 2],
+}
+
+impl Pair {
+    fn start() -> Pair {
+        let dir = TempDir::new();
+        let config = crate::support::config(&dir);
+        let server = Some(crate::support::start(&config));
+        let (oracle, resp3) = (Oracle::start(), false);
+        let (ours, theirs) = (Vec::new(), Vec::new());
+        Pair { oracle, _dir: dir, config, server, ours, theirs, resp3, queued: Default::default() }
+    }
+
+    fn connect(&mut self) {
+        self.ours = (0..2).map(|_| Client::unix(&self.config.unix)).collect();
+        self.theirs = (0..2).map(|_| self.oracle.connect()).collect();
+        self.queued = Default::default();
+        if self.resp3 {
+            for client in self.ours.iter_mut().chain(&mut self.theirs) {
+                assert!(!client.run("HELLO 3").is_error());
+            }
+        }
+    }
+
+    fn begin(&mut self, resp3: bool) {
+        self.resp3 = resp3;
+        self.connect();
+        for client in [&mut self.ours[0], &mut self.theirs[0]] {
+            assert_eq!(client.run("FLUSHALL"), Value::Simple("OK".into()));
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.ours.clear();
+        crate::support::stop(self.server.take().expect("it runs"));
+        self.server = Some(crate::support::start(&self.config));
+        self.connect();
+    }
+
+    /// Both answers, in a form that may be compared.
+    fn run(&mut self, connection: usize, command: &[Vec<u8>]) -> (Value, Value) {
+        let ours = self.ours[connection].call(command);
+        let theirs = self.theirs[connection].call(command);
+        let is_queued = theirs == Value::Simple("QUEUED".into());
+        let queued = std::mem::take(&mut self.queued[connection]);
+        let answers = match (&ours, &theirs) {
+            (Value::Array(ours), Value::Array(theirs))
+                if command[0].eq_ignore_ascii_case(b"EXEC") && ours.len() == theirs.len() =>
+            {
+                let read = |answers: &[Value]| {
+                    let each = answers.iter().cloned().zip(&queued);
+                    Value::Array(
+                        each.map(|(answer, command)| comparable(command, answer)).collect(),
+                    )
+                };
+                (read(ours), read(theirs))
+            }
+            _ => (comparable(command, ours), comparable(command, theirs)),
+        };
+        let first = command[0].to_ascii_uppercase();
+        if is_queued || !matches!(&first[..], b"EXEC" | b"DISCARD") {
+            self.queued[connection] = queued;
+        }
+        if is_queued {
+            self.queued[connection].push(command.to_vec());
+        }
+        answers
+    }
+}
+
+/// Takes out what may differ: the order of unordered things, time left, and Redis's radix tree.
+fn comparable(command: &[Vec<u8>], answer: Value) -> Value {
+    let name = String::from_utf8_lossy(&command[0]).to_uppercase();
+    match (name.as_str(), answer) {
+        ("HKEYS" | "HVALS" | "KEYS", Value::Array(mut items)) => {
+            items.sort();
+            Value::Array(items)
+        }
+        ("HGETALL", Value::Array(items)) => sorted_pairs(items),
+        ("HGETALL", Value::Map(mut pairs)) => {
+            pairs.sort();
+            Value::Map(pairs)
+        }
+        ("SCAN" | "HSCAN", Value::Array(mut page)) if page.len() == 2 => {
+            if let Value::Array(items) = page.pop().expect("two") {
+                let mut items = items;
+                page.push(if name == "HSCAN" {
+                    sorted_pairs(items)
+                } else {
+                    items.sort();
+                    Value::Array(items)
+                });
+            }
+            Value::Array(page)
+        }
+        ("TTL" | "PTTL", Value::Integer(left)) => Value::Integer(left.min(1)),
+        ("XINFO", Value::Array(items)) => {
+            let pairs = items.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+            without_radix_tree(pairs)
+        }
+        ("XINFO", Value::Map(pairs)) => without_radix_tree(pairs),
+        (_, answer) => answer,
+    }
+}
+
+fn sorted_pairs(items: Vec<Value>) -> Value {
+    let mut pairs: Vec<Vec<Value>> = items.chunks(2).map(<[Value]>::to_vec).collect();
+    pairs.sort();
+    Value::Array(pairs.concat())
+}
+
+fn without_radix_tree(mut pairs: Vec<(Value, Value)>) -> Value {
+    pairs.retain(|(name, _)| !name.text().starts_with("radix-tree"));
+    Value::Map(pairs)
+}
+
+thread_local! {
+    static PAIR: RefCell<Option<Pair>> = const { RefCell::new(None) };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_are_those_of_redis(resp3: bool, ops in prop::collection::vec(op(), 1..160)) {
+        PAIR.with_borrow_mut(|pair| {
+            let pair = pair.get_or_insert_with(Pair::start);
+            pair.begin(resp3);
+            for op in &ops {
+                match op {
+                    Op::Reopen => pair.reopen(),
+                    Op::Run(connection, command) => {
+                        let (ours, theirs) = pair.run(*connection, &words(command));
+                        prop_assert_eq!(ours, theirs, "left is ours: {}", command);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+}

@@ -1,0 +1,279 @@
+//! Every limit at its edge and one past it, and what stands in the way of starting.
+
+use crate::support::{Client, TempDir, Value, config, encode, start, stop};
+use bytes::BytesMut;
+use hawser_kv::config::{Config, ConfigError, names};
+use hawser_kv::resp::request::{Parser, ProtocolError, Request, RequestLimits};
+use hawser_kv::{Server, StartError};
+use proptest::prelude::*;
+
+fn limits() -> RequestLimits {
+    RequestLimits {
+        arguments_max: 16,
+        bulk_bytes_max: 1024,
+        request_bytes_max: 2048,
+        inline_bytes_max: 100,
+    }
+}
+
+/// All commands of the input, which is given in pieces that end at `cuts`.
+fn parse(input: &[u8], cuts: &[usize]) -> Result<Vec<Request>, ProtocolError> {
+    let mut parser = Parser::default();
+    let mut buffer = BytesMut::new();
+    let mut found = Vec::new();
+    let mut from = 0;
+    for to in cuts.iter().copied().chain([input.len()]) {
+        buffer.extend_from_slice(&input[from..to]);
+        from = to;
+        while let Some(request) = parser.next(&mut buffer, &limits())? {
+            found.push(request);
+        }
+    }
+    Ok(found)
+}
+
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let command = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..6);
+    prop_oneof![
+        4 => command.prop_map(|args| encode(&args)),
+        1 => "[a-z]{1,6}( [a-z]{0,4}| \"a\\\\x41b\"| 'q w')*\r?\n".prop_map(String::into_bytes),
+        1 => Just(b"*0\r\n\r\n*-1\r\n".to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..12),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_split_gives_the_same_commands(
+        pieces in prop::collection::vec(piece(), 0..12),
+        mut cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let input = pieces.concat();
+        let mut cuts: Vec<usize> = cuts.drain(..).map(|cut| cut.index(input.len() + 1)).collect();
+        cuts.sort();
+        prop_assert_eq!(parse(&input, &cuts), parse(&input, &[]));
+    }
+
+    #[test]
+    fn what_is_encoded_is_parsed(
+        commands in prop::collection::vec(
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 1..8), 0..8),
+    ) {
+        let input: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
+        prop_assert_eq!(parse(&input, &[]).expect("good"), commands);
+    }
+}
+
+#[test]
+fn requests_at_their_limits_and_one_past() {
+    let text = |bytes: usize| "x".repeat(bytes);
+    let check = |input: &[u8], expect: Result<usize, ProtocolError>| {
+        assert_eq!(parse(input, &[]).map(|found| found.len()), expect);
+    };
+    check(&encode(&[text(1024)]), Ok(1));
+    check(&encode(&[text(1025)]), Err(ProtocolError::BulkInvalid));
+    check(&encode(&[text(1024), text(1024)]), Ok(1));
+    check(&encode(&[text(1024), text(1024), text(1)]), Err(ProtocolError::RequestTooLarge));
+    check(&encode(&vec!["a"; 16]), Ok(1));
+    check(&encode(&vec!["a"; 17]), Err(ProtocolError::CountInvalid));
+    check(format!("{}\n", text(100)).as_bytes(), Ok(1));
+    check(format!("{}\n", text(101)).as_bytes(), Err(ProtocolError::InlineTooLong));
+    check(text(101).as_bytes(), Err(ProtocolError::InlineTooLong));
+    check(format!("*{}", "1".repeat(70)).as_bytes(), Err(ProtocolError::CountTooLong));
+    check(format!("*1\r\n${}", "1".repeat(70)).as_bytes(), Err(ProtocolError::BulkCountTooLong));
+    check(b"*1\r\n$-1\r\n", Err(ProtocolError::BulkInvalid));
+    check(b"*1\r\n+a\r\n", Err(ProtocolError::NoBulk(b'+')));
+    check(b"*x\r\n", Err(ProtocolError::CountInvalid));
+    check(b"set a \"b\r\n", Err(ProtocolError::QuotesUnbalanced));
+    check(b"set a \"b\"c\r\n", Err(ProtocolError::QuotesUnbalanced));
+}
+
+#[test]
+fn a_broken_request_is_answered_after_those_before_it() {
+    let dir = TempDir::new();
+    let config = Config { bulk_bytes_max: 1024, ..config(&dir) };
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let mut input = encode(&["SET", "a", "1"]);
+    input.extend(encode(&["SET", "b", &"x".repeat(1025)]));
+    client.send(&input);
+    assert_eq!(client.receive(), Value::Simple("OK".into()));
+    let error = "ERR Protocol error: invalid bulk length";
+    assert_eq!(client.receive(), Value::Error(error.into()));
+    assert_eq!(client.try_receive(), None, "the connection is closed");
+    assert_eq!(server.metrics().protocol_errors_total, 1);
+
+    let mut client = Client::unix(&config.unix);
+    assert_eq!(client.call(&["APPEND", "c", &"x".repeat(1024)]), Value::Integer(1024));
+    let error = "ERR string exceeds maximum allowed size (bulk_bytes_max)";
+    assert_eq!(client.call(&["APPEND", "c", "y"]), Value::Error(error.into()));
+    stop(server);
+}
+
+#[test]
+fn connections_transactions_and_watches_are_bounded() {
+    let dir = TempDir::new();
+    let config = Config {
+        connections_max: 2,
+        transaction_commands_max: 3,
+        watched_keys_max: 2,
+        pipeline_commands_max: 2,
+        ..config(&dir)
+    };
+    let server = start(&config);
+    let mut first = Client::unix(&config.unix);
+    let mut second = Client::unix(&config.unix);
+    assert_eq!(first.run("PING"), Value::Simple("PONG".into()));
+    assert_eq!(second.run("PING"), Value::Simple("PONG".into()));
+    let mut third = Client::unix(&config.unix);
+    assert_eq!(third.receive(), Value::Error("ERR max number of clients reached".into()));
+    assert_eq!(third.try_receive(), None);
+
+    let queued = Value::Simple("QUEUED".into());
+    for (commands, is_good) in [(3, true), (4, false)] {
+        assert_eq!(first.run("MULTI"), Value::Simple("OK".into()));
+        for _ in 0..3 {
+            assert_eq!(first.run("INCR n"), queued);
+        }
+        if commands > 3 {
+            assert!(first.run("INCR n").text().contains("transaction_commands_max"));
+        }
+        let outcome = first.run("EXEC");
+        assert_eq!(!outcome.is_error(), is_good, "{outcome:?}");
+    }
+    assert_eq!(first.run("GET n"), Value::Bulk(b"3".to_vec()));
+    assert_eq!(first.run("WATCH a b"), Value::Simple("OK".into()));
+    assert!(first.run("WATCH c").text().contains("watched_keys_max"));
+
+    // Longer than a batch, reads between the writes: in order all the same.
+    let mut input = Vec::new();
+    for _ in 0..20 {
+        input.extend(encode(&["INCR", "p"]));
+        input.extend(encode(&["GET", "p"]));
+        input.extend(encode(&["HGETALL", "none"]));
+    }
+    first.send(&input);
+    for number in 1..=20 {
+        assert_eq!(first.receive(), Value::Integer(number));
+        assert_eq!(first.receive(), Value::Bulk(number.to_string().into_bytes()));
+        assert_eq!(first.receive(), Value::Array(vec![]));
+    }
+    stop(server);
+}
+
+#[test]
+fn answers_larger_than_a_batch_come_whole_and_in_order() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let value = "v".repeat(512 * 1024);
+    assert_eq!(client.call(&["SET", "big", &value]), Value::Simple("OK".into()));
+    let mut input = Vec::new();
+    for _ in 0..24 {
+        input.extend(encode(&["INCR", "n"]));
+        input.extend(encode(&["GET", "big"]));
+    }
+    client.send(&input);
+    for number in 1..=24 {
+        assert_eq!(client.receive(), Value::Integer(number));
+        assert_eq!(client.receive(), Value::Bulk(value.clone().into_bytes()));
+    }
+    stop(server);
+}
+
+#[test]
+fn a_password_is_asked_for() {
+    let dir = TempDir::new();
+    let config = Config { password: "sesame".into(), ..config(&dir) };
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let refused = Value::Error("NOAUTH Authentication required.".into());
+    for command in ["GET a", "SET a 1", "MULTI", "INFO"] {
+        assert_eq!(client.run(command), refused, "{command}");
+    }
+    assert!(client.run("HELLO 3").text().starts_with("NOAUTH HELLO must be called"));
+    assert!(client.run("AUTH sesam").text().starts_with("WRONGPASS"));
+    assert!(client.run("AUTH root sesame").text().starts_with("WRONGPASS"));
+    assert_eq!(client.run("SET a 1"), refused);
+    assert!(matches!(client.run("HELLO 3 AUTH default sesame"), Value::Map(_)));
+    assert_eq!(client.run("GET a"), Value::Null);
+    // Strangers may not make the server hold much.
+    let mut stranger = Client::unix(&config.unix);
+    stranger.send(b"*2\r\n$4\r\nAUTH\r\n$16385\r\n");
+    assert!(stranger.receive().text().contains("invalid bulk length"));
+    assert!(!config.printed().contains("sesame"));
+    stop(server);
+}
+
+#[test]
+fn what_is_taken_is_named() {
+    let dir = TempDir::new();
+    let config = Config { listen: "127.0.0.1:0".into(), ..config(&dir) };
+    let server = start(&config);
+    let address = server.address().expect("it listens").to_string();
+    let other = TempDir::new();
+    let error_of =
+        |config: &Config| Server::start(config.clone()).err().expect("something is taken");
+
+    let error = error_of(&Config { listen: address.clone(), ..crate::support::config(&other) });
+    assert!(matches!(error, StartError::Listen { setting: "listen", .. }), "{error}");
+    assert!(error.to_string().contains(&address), "{error}");
+    let error = error_of(&Config { unix: config.unix.clone(), ..crate::support::config(&other) });
+    assert!(matches!(error, StartError::Listen { setting: "unix", .. }), "{error}");
+    let error = error_of(&Config { dir: config.dir.clone(), ..crate::support::config(&other) });
+    assert!(matches!(error, StartError::InUse { .. }), "{error}");
+    let file = other.join("file");
+    std::fs::write(&file, "").expect("a file");
+    let error = error_of(&Config { dir: file, ..crate::support::config(&other) });
+    assert!(matches!(error, StartError::Dir { .. }), "{error}");
+
+    assert_eq!(Client::tcp(&address).run("PING"), Value::Simple("PONG".into()));
+    stop(server);
+    // Everything was given back.
+    stop(start(&Config { listen: address, ..config }));
+}
+
+#[test]
+fn settings_are_checked() {
+    let error = |text: &str, sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        Config::parse(text, &sets).expect_err("a bad setting")
+    };
+    let unknown = |name: &str, nearest: &str| ConfigError::Unknown {
+        name: name.into(),
+        nearest: nearest.into(),
+    };
+    assert_eq!(error("conections_max = 5", &[]), unknown("conections_max", "connections_max"));
+    assert_eq!(error("", &["cache_mb=5"]), unknown("cache_mb", "cache_mib"));
+    assert_eq!(error("", &["cache_mib"]), ConfigError::NoValue("cache_mib".into()));
+    assert!(matches!(error("cache_mib = \"x\"", &[]), ConfigError::Invalid(_)));
+    assert!(matches!(error("", &["network_threads=0"]), ConfigError::OutOfRange { .. }));
+    assert_eq!(error("listen = \"\"", &[]), ConfigError::NowhereToListen);
+    assert_eq!(error("request_bytes_max = 1024", &[]), ConfigError::RequestBelowBulk);
+    let sets = ["dir=/some/where".to_string(), "cache_mib=7".to_string()];
+    let good = Config::parse("cache_mib = 5\nunix = \"/x\"", &sets).expect("good");
+    assert_eq!((good.cache_mib, good.dir, good.unix), (7, "/some/where".into(), "/x".into()));
+}
+
+/// The example names every setting, with its default.
+#[test]
+fn the_example_is_complete() {
+    let text = include_str!("../../hawser-kv.toml");
+    let uncommented: String = text
+        .lines()
+        .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+        .filter(|line| !line.starts_with('#'))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let table: toml::Table = uncommented.parse().expect("TOML");
+    let mut shown: Vec<String> = table.keys().cloned().collect();
+    shown.sort();
+    let mut known = names();
+    known.sort();
+    assert_eq!(shown, known);
+    assert_eq!(Config::parse(&uncommented, &[]), Ok(Config::default()));
+    assert_eq!(Config::parse(text, &[]), Ok(Config::default()));
+}
