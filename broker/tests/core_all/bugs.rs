@@ -19,7 +19,7 @@ const UNSEEN_BY_WORLDS: [SeededBug; 4] = [
 ];
 
 /// How many worlds a mistake may survive.
-const WORLDS: u64 = 100;
+const WORLDS: u64 = 150;
 
 fn with(bug: SeededBug, config: CoreConfig) -> CoreConfig {
     CoreConfig { bug: Some(bug), ..config }

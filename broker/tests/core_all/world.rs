@@ -189,15 +189,15 @@ impl World {
         match self.below(100) {
             0..=9 => self.publish(),
             10..=16 => self.publish_group(),
-            17..=20 => self.toggle_link(),
-            21..=24 => self.pass_time(),
+            17..=21 => self.toggle_link(),
+            22..=24 => self.pass_time(),
             25..=44 => _ = self.node_reads(),
             45..=64 => _ = self.core_hears_node(),
             65..=79 => _ = self.device_reads(),
             80..=89 => _ = self.core_hears_device(),
             90..=92 => self.wake_device(),
-            93 => self.break_wire(),
-            94 => self.vanish(),
+            93..=94 => self.break_wire(),
+            95 => self.vanish(),
             _ => _ = self.let_go(),
         }
         self.turn();
