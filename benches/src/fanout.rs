@@ -90,10 +90,11 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
 struct Stage {
     connections: u32,
     payload: Vec<u8>,
+    /// Before the other ends: dropped in this order, so that no client sees its connection end.
+    clients: Clients,
     control: ControlEnd,
     broker: Broker,
     bare_end: Helper,
-    clients: Clients,
 }
 
 impl Stage {
