@@ -6,6 +6,7 @@
 //! log           the write log under damage
 //! full_disk     no room, and room again
 //! limits        every limit, and what stands in the way of starting
+//! whole         the process, a real client, cursors, times, compaction
 //! ```
 
 mod crash;
@@ -14,3 +15,4 @@ mod full_disk;
 mod limits;
 mod log;
 mod support;
+mod whole;

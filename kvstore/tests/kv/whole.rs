@@ -1,0 +1,190 @@
+//! What the comparison with Redis cannot show: the process, a real client, walks with cursors, times
+//! that pass, and what compaction drops.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::process::Command;
+
+use hawser_kv::store::database::{Database, unix_ms};
+use hawser_kv::store::layout::{self, Family, Hash};
+use hawser_kv::store::overlay::Overlay;
+use hawser_kv::store::view::{Direction, Frozen, View};
+
+use crate::support::{Client, Process, TempDir, Value, binary, config, encode, start, stop};
+
+#[test]
+fn the_process_ends_as_it_says() {
+    let dir = TempDir::new();
+    let mut process = Process::start(&mut binary(&config(&dir)));
+    assert_eq!(Client::unix(&dir.join("s")).run("SET a 1"), Value::Simple("OK".into()));
+    process.signal("TERM");
+    assert_eq!(process.child.wait().expect("it ends").code(), Some(0));
+    assert!(!dir.join("s").exists(), "the socket file is left behind");
+
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hawser-kv")).args(args).output();
+        let output = output.expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text, String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, error, _) = run(&["--set", "cache_mb=5", "--check-config"]);
+    assert_eq!(code, Some(2));
+    assert_eq!(error, "hawser-kv: unknown setting `cache_mb`; did you mean `cache_mib`?\n");
+    let (code, _, printed) = run(&["--set", "password=sesame", "--print-config"]);
+    assert_eq!(code, Some(0));
+    assert!(printed.contains("cache_mib = 128") && !printed.contains("sesame"), "{printed}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_real_client_speaks_to_it() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let address = format!("redis+unix://{}?protocol=resp3", config.unix.display());
+    let client = redis::Client::open(address).expect("an address");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("connected");
+    let mut pipeline = redis::pipe();
+    for number in 1..=1000 {
+        let id = format!("{number}-0");
+        pipeline.cmd("XADD").arg("inbox").arg(id).arg("m").arg(number);
+    }
+    let ids: Vec<String> = pipeline.query_async(&mut connection).await.expect("added");
+    assert_eq!(ids.last().map(String::as_str), Some("1000-0"));
+    let again = redis::cmd("XADD").arg("inbox").arg("1000-0").arg("m").arg(1).to_owned();
+    let error = again.query_async::<String>(&mut connection).await.expect_err("too small");
+    assert!(error.to_string().contains("equal or smaller"), "{error}");
+    let (first, second): (String, i64) = redis::pipe()
+        .atomic()
+        .cmd("SET")
+        .arg("a")
+        .arg(41)
+        .cmd("INCR")
+        .arg("a")
+        .query_async(&mut connection)
+        .await
+        .expect("a transaction");
+    assert_eq!((first.as_str(), second), ("OK", 42));
+    drop(connection);
+    server.stop().await;
+}
+
+#[test]
+fn a_walk_gives_everything_once() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let keys: BTreeSet<String> = (0..500).map(|number| format!("key:{number}")).collect();
+    for key in &keys {
+        client.send(&encode(&["SET", key, "1"]));
+    }
+    for field in 0..300 {
+        client.send(&encode(&["HSET", "hash", &format!("f{field}"), "1"]));
+    }
+    (0..800).for_each(|_| assert!(!client.receive().is_error()));
+
+    let mut walk = |command: &[&str], rest: &[&str]| {
+        let (mut found, mut cursor) = (Vec::new(), "0".to_string());
+        loop {
+            let page = client.call(&[command, &[&cursor], rest].concat());
+            let Value::Array(page) = page else { panic!("{page:?}") };
+            let Value::Array(items) = &page[1] else { panic!("{page:?}") };
+            found.extend(items.iter().map(Value::text));
+            cursor = page[0].text();
+            if cursor == "0" {
+                return found;
+            }
+        }
+    };
+    let found = walk(&["SCAN"], &["COUNT", "7", "TYPE", "string"]);
+    assert_eq!(found.len(), 500);
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), keys);
+    assert_eq!(walk(&["HSCAN", "hash"], &["MATCH", "f?", "COUNT", "9"]).len(), 20);
+    let error = "ERR this cursor is too old; start again from 0";
+    assert_eq!(client.run("SCAN 12345"), Value::Error(error.into()));
+    stop(server);
+}
+
+#[test]
+fn times_pass() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let before = unix_ms();
+    assert_eq!(client.run("SET a 1 EX 100"), Value::Simple("OK".into()));
+    let Value::Integer(at) = client.run("PEXPIRETIME a") else { panic!("no time") };
+    assert!((before + 100_000..=unix_ms() + 100_000).contains(&(at as u64)));
+    assert_eq!(client.run("HSET h f 1"), Value::Integer(1));
+    assert_eq!(client.run("PEXPIRE h 30"), Value::Integer(1));
+    crate::support::until("expired", || {
+        (client.run("EXISTS h") == Value::Integer(0)).then_some(())
+    });
+    assert_eq!(client.run("HGETALL h"), Value::Array(vec![]));
+    // A new life of the key has none of the old fields.
+    assert_eq!(client.run("HSET h g 2"), Value::Integer(1));
+    assert_eq!(client.run("HKEYS h"), Value::Array(vec![Value::Bulk(b"g".to_vec())]));
+
+    let Value::Bulk(first) = client.run("XADD s * f 1") else { panic!("no id") };
+    let Value::Bulk(second) = client.run("XADD s * f 1") else { panic!("no id") };
+    assert_ne!(first, second);
+    for _ in 0..250 {
+        client.run("XADD s MAXLEN ~ 100 * f 1");
+    }
+    let Value::Integer(length) = client.run("XLEN s") else { panic!("no length") };
+    assert!((100..200).contains(&length), "{length}");
+    stop(server);
+}
+
+#[test]
+fn compaction_drops_what_nobody_can_see() {
+    let dir = TempDir::new();
+    let database = Database::open(dir.path(), 8 << 20, 1 << 20).expect("a new database");
+    let write = |sequence: u64, change: &dyn Fn(&mut Overlay<'_>)| {
+        let mut overlay = Overlay::new(&database, sequence);
+        change(&mut overlay);
+        database.apply(sequence, &overlay.encode()).expect("applied");
+    };
+    let put_hash = |overlay: &mut Overlay<'_>, key: &[u8], version: u64, expires_at_ms: u64| {
+        let hash = Hash { version, fields: 3 };
+        overlay.put(Family::Metadata, layout::metadata_key(key), hash.encode(expires_at_ms));
+        for field in [b"f", b"g", b"h"] {
+            overlay.put(Family::Member, layout::member_key(key, version, field), b"1".to_vec());
+        }
+    };
+    let long_ago = unix_ms() - 3_600_000;
+    write(1, &|overlay| {
+        put_hash(overlay, b"kept", 1, 0);
+        put_hash(overlay, b"deleted", 2, 0);
+        put_hash(overlay, b"replaced", 3, 0);
+        put_hash(overlay, b"expired", 4, long_ago);
+        put_hash(overlay, b"just expired", 5, unix_ms() - 1000);
+    });
+    database.flush().expect("flushed");
+    write(2, &|overlay| {
+        overlay.delete(Family::Metadata, layout::metadata_key(b"deleted"));
+        put_hash(overlay, b"replaced", 6, 0);
+    });
+    database.flush().expect("flushed");
+    assert_eq!(database.flushed().expect("readable"), 2);
+    database.compact();
+
+    let rows = |family: Family| {
+        let (lower, upper) = layout::whole_space();
+        let mut found = Vec::new();
+        let visit = &mut |key: &[u8], _: &[u8]| {
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        let view = Frozen::new(&database);
+        view.scan(family, &lower, &upper, Direction::Forward, visit).expect("readable");
+        found
+    };
+    let metadata: BTreeSet<Vec<u8>> = rows(Family::Metadata).into_iter().collect();
+    let wanted = [&b"kept"[..], b"replaced", b"just expired"].map(layout::metadata_key);
+    assert_eq!(metadata, BTreeSet::from(wanted));
+    let owners: BTreeSet<u64> =
+        rows(Family::Member).iter().map(|row| layout::member_owner(row).expect("ours").1).collect();
+    // Metadata is compacted first, and what it dropped took its members with it.
+    assert_eq!(owners, BTreeSet::from([1, 5, 6]));
+}
