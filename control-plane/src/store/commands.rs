@@ -318,6 +318,9 @@ fn array(reply: Value) -> Result<Vec<Value>, Trouble> {
     }
 }
 
+/// A name and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// Names and values that alternate, the values as they are.
 fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Value)>, Trouble> {
     let mut values = array(reply)?.into_iter();
@@ -329,7 +332,7 @@ fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Value)>, Trouble> {
     Ok(fields)
 }
 
-fn pairs(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Trouble> {
+fn pairs(reply: Value) -> Result<Vec<Pair>, Trouble> {
     fields(reply)?.into_iter().map(|(name, value)| Ok((name, bytes(value)?))).collect()
 }
 

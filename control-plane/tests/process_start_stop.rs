@@ -1,0 +1,171 @@
+//! The process: what it says when it cannot start, how it stops, and what it does while its store
+//! is away or full.
+
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use client::Client;
+use control::{ADMIN_KEY, Control, command};
+use redis_server::Redis;
+use running::{Directory, Process, eventually};
+use serde_json::{Value, json};
+
+#[path = "running/client.rs"]
+mod client;
+#[path = "running/control.rs"]
+mod control;
+#[path = "running/redis.rs"]
+mod redis_server;
+mod running;
+
+/// Runs a command that is to end: its exit code and what it said.
+fn ends(command: &mut Command) -> (Option<i32>, String, String) {
+    let mut process = Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let status = eventually("the process ends", || process.child().try_wait().unwrap());
+    let (mut out, mut err) = (String::new(), String::new());
+    process.child().stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    process.child().stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (status.code(), out, err)
+}
+
+fn file(directory: &Directory, name: &str, text: &str, mode: u32) -> PathBuf {
+    let path = directory.file(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+/// Exit code 2 and one line that says what to change.
+fn check_refused(command: &mut Command, expect: &str) {
+    let (code, out, err) = ends(command);
+    assert_eq!(code, Some(2), "{expect}: {err}");
+    assert_eq!(out, "", "{expect}");
+    assert!(err.starts_with("hawser-control: "), "{err}");
+    assert!(err.contains(expect), "{err:?} should contain {expect:?}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+#[test]
+fn what_cannot_start_says_what_to_change() {
+    let directory = Directory::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let config = |name: &str, text: &str| {
+        let path = file(&directory, name, text, 0o644);
+        let mut command = command(&directory, &[]);
+        command.arg("--config").arg(path);
+        command
+    };
+    for (mut command, expect) in [
+        (command(&directory, &[&format!("listen_api={taken}")]), "listen_api = 127.0.0.1:"),
+        (command(&directory, &[&format!("listen_link={taken}")]), "Address already in use"),
+        (command(&directory, &["listen_apii=x"]), "did you mean \"listen_api\"?"),
+        (config("typo.toml", "listen_lnk = \"x\"\n"), "did you mean \"listen_link\"?"),
+        (config("syntax.toml", "a = 1\nb = = 2\n"), "syntax.toml: line 2:"),
+        (config("type.toml", "links_max = \"many\"\n"), "links_max"),
+        (command(&directory, &["store=mysql://x"]), "store = \"mysql://x\""),
+        (command(&directory, &["data_dir=/proc/nothing"]), "/proc/nothing"),
+        (
+            command(&directory, &["store=unix:///nowhere.sock", "store_start_timeout_ms=100"]),
+            "the store (unix:///nowhere.sock) cannot be reached",
+        ),
+    ] {
+        check_refused(command.arg("--set").arg("log=off"), expect);
+    }
+    let mut no_file = command(&directory, &[]);
+    check_refused(no_file.arg("--config").arg("/does/not/exist.toml"), "/does/not/exist.toml:");
+}
+
+#[test]
+fn keys_must_be_good_and_kept_secret() {
+    let directory = Directory::new();
+    let with = |name: &str, text: &str, mode: u32, key: &str| {
+        let path = file(&directory, name, text, mode);
+        let mut command = command(&directory, &[]);
+        command.arg("--set").arg(format!("{key}={}", path.display()));
+        command
+    };
+    let good = "0123456789abcdef".repeat(4);
+    for (mut command, expect) in [
+        (with("short", "abcd", 0o600, "link_key_file"), "must be 64 hexadecimal digits"),
+        (with("open", &good, 0o644, "link_key_file"), "chmod 600"),
+        (with("weak", "admin", 0o600, "admin_key_file"), "at least 16 visible characters"),
+        (command(&directory, &["link_key_file=/does/not/exist"]), "cannot be read"),
+    ] {
+        check_refused(&mut command, expect);
+    }
+    let mut bad = command(&directory, &[]);
+    check_refused(bad.env("HAWSER_LINK_KEY", "xyz"), "HAWSER_LINK_KEY: must be 64");
+    let mut none = command(&directory, &[]);
+    check_refused(none.env_remove("HAWSER_ADMIN_KEY"), "set admin_key_file or the environment");
+}
+
+#[test]
+fn a_configuration_can_be_checked_and_printed() {
+    let directory = Directory::new();
+    let (code, out, _) = ends(command(&directory, &["links_max=9"]).arg("--print-config"));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("links_max = 9\n"), "{out}");
+    let printed = file(&directory, "printed.toml", &out, 0o644);
+    let mut check = command(&directory, &[]);
+    let (code, out, _) = ends(check.arg("--config").arg(printed).arg("--check-config"));
+    assert_eq!((code, out.as_str()), (Some(0), "the configuration is good\n"));
+    assert!(!directory.file("data").exists(), "checking starts nothing");
+    check_refused(command(&directory, &["links_max=0"]).arg("--check-config"), "links_max");
+}
+
+#[test]
+fn it_stops_when_asked() {
+    for signal in ["TERM", "INT"] {
+        let mut control = Control::start();
+        let client = Client::new(&control);
+        let key = client.app("shop", json!({}));
+        let body = json!({"to": {"device": "d"}, "payload": "x"});
+        client.post("/v1/apps/shop/messages", &key, &body).expect(202);
+        drop(client);
+        let pid = control.process.child().id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        let status = eventually("it stops", || control.process.child().try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{signal}");
+    }
+}
+
+fn push(client: &Client, key: &str, device: &str) -> client::Reply {
+    let body = json!({"to": {"device": device}, "payload": "x".repeat(1000)});
+    client.post("/v1/apps/shop/messages", key, &body)
+}
+
+fn inbox(client: &Client, key: &str, device: &str) -> Value {
+    client.get(&format!("/v1/apps/shop/devices/{device}"), key).expect(200)["inbox"].clone()
+}
+
+#[test]
+fn while_the_store_is_away_calls_are_refused_with_a_delay() {
+    let directory = Directory::new();
+    let mut redis = Redis::start(&directory);
+    let control = Control::start_with(&[&format!("store={}", redis.url())]);
+    let client = Client::new(&control);
+    let key = client.app("shop", json!({}));
+    push(&client, &key, "d").expect(202);
+    redis.kill();
+    // The call that finds out may not know; the next ones are told that nothing was stored.
+    let refused = eventually("the store is known to be away", || {
+        let reply = push(&client, &key, "d");
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(reply.retry_after.is_some(), "{reply:?}");
+        (reply.body["error"]["code"] == "store_unavailable").then_some(reply.body)
+    });
+    assert!(refused["error"]["retry_after_ms"].as_u64().unwrap() > 0, "{refused}");
+    client.get("/health", "").expect(200);
+    eventually("status tells", || {
+        (client.get("/v1/status", ADMIN_KEY).expect(200)["store_up"] == false).then_some(())
+    });
+    // This Redis keeps nothing over a restart; that it serves again is what matters here.
+    let _redis = Redis::start(&directory);
+    eventually("pushes are accepted again", || {
+        let reply = client.post("/v1/apps", ADMIN_KEY, &json!({"name": "new"}));
+        (reply.status == 201).then_some(())
+    });
+}
