@@ -23,10 +23,10 @@ mod running;
 /// Runs a command that is to end: its exit code and what it said.
 fn ends(command: &mut Command) -> (Option<i32>, String, String) {
     let mut process = Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let status = eventually("the process ends", || process.child().try_wait().unwrap());
+    let status = eventually("the process ends", || process.0.try_wait().unwrap());
     let (mut out, mut err) = (String::new(), String::new());
-    process.child().stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    process.child().stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    process.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    process.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     (status.code(), out, err)
 }
 
@@ -125,9 +125,9 @@ fn it_stops_when_asked() {
         let body = json!({"to": {"device": "d"}, "payload": "x"});
         client.post("/v1/apps/shop/messages", &key, &body).expect(202);
         drop(client);
-        let pid = control.process.child().id().to_string();
+        let pid = control.process.0.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-        let status = eventually("it stops", || control.process.child().try_wait().unwrap());
+        let status = eventually("it stops", || control.process.0.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{signal}");
     }
 }

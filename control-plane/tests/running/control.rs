@@ -34,7 +34,7 @@ impl Control {
     pub fn started(command: &mut Command, directory: Directory) -> Control {
         let mut process = Process::start(command.stdout(Stdio::piped()));
         let mut line = String::new();
-        let out = process.child().stdout.take().unwrap();
+        let out = process.0.stdout.take().unwrap();
         BufReader::new(out).read_line(&mut line).unwrap();
         let mut words = line.split_whitespace();
         let expected = ["hawser-control", "ready:", "api"];

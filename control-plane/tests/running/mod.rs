@@ -32,15 +32,11 @@ impl Drop for Directory {
 }
 
 /// A process that is killed with this value.
-pub struct Process(Child);
+pub struct Process(pub Child);
 
 impl Process {
     pub fn start(command: &mut Command) -> Process {
         Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.0
     }
 
     pub fn kill(&mut self) {
