@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::link::{LinkEvent, Outbox};
 use crate::metrics::{Metrics, Page};
 use crate::node::Node;
+use crate::node::counters::Counter;
 use crate::node::event::{
     Action, Actions, Answer, CallId, Event, LinkId, OpId, Request, StoreOp, StoreResult,
 };
@@ -217,7 +218,12 @@ impl Owner {
                 }
             }
             Call::Metrics { reply } => {
-                let _ = reply.send(Page::default());
+                let mut page = Page::default();
+                let counters = self.node.counters();
+                for &counter in Counter::ALL {
+                    page.node_counter(counter.name(), counter.help(), counters.get(counter));
+                }
+                let _ = reply.send(page);
             }
         }
     }

@@ -236,6 +236,12 @@ impl Page {
         self.line(format_args!("hawser_control_{name} {value}"));
     }
 
+    /// A counter that has its full name already.
+    pub fn node_counter(&mut self, full_name: &str, help: &str, value: u64) {
+        let name = full_name.strip_prefix("hawser_control_").expect("every name has the prefix");
+        self.counter(name, help, value);
+    }
+
     pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.head(name, "gauge", help);
         self.line(format_args!("hawser_control_{name} {value}"));

@@ -1,19 +1,13 @@
 //! The HTTP API of the real process with the store inside it: every endpoint, every error.
 
+use crate::client::Client;
+use crate::control::{ADMIN_KEY, Control};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use client::Client;
-use control::{ADMIN_KEY, Control};
 use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
 use hawser_codec::ticket::{SIGNATURE_CONTEXT, Ticket};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-#[path = "running/client.rs"]
-mod client;
-#[path = "running/control.rs"]
-mod control;
-mod running;
 
 const PAYLOAD_MAX: usize = 64 * 1024;
 

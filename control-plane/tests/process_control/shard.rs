@@ -10,8 +10,8 @@ use hawser_codec::link::{
 };
 use hawser_control::secrets::LinkKey;
 
-use super::control::{Control, LINK_KEY};
-use super::running::DEADLINE;
+use crate::control::{Control, LINK_KEY};
+use crate::running::DEADLINE;
 
 /// A connection to the link port and the frames that have come on it.
 pub struct Shard {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::running::{Directory, Process, eventually};
+use crate::running::{Directory, Process, eventually};
 
 /// A redis-server on a Unix socket that writes nothing to disk.
 pub struct Redis {

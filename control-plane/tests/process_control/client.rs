@@ -4,8 +4,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::control::{ADMIN_KEY, Control};
-use super::running::DEADLINE;
+use crate::control::{ADMIN_KEY, Control};
+use crate::running::DEADLINE;
 
 /// Calls with one key.
 pub struct Client {

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use super::running::{Directory, Process};
+use crate::running::{Directory, Process};
 
 pub const LINK_KEY: &str = "4242424242424242424242424242424242424242424242424242424242424242";
 pub const ADMIN_KEY: &str = "operator-key-of-the-tests";
@@ -43,10 +43,6 @@ impl Control {
         assert_eq!(words.next(), Some("link"), "{line:?}");
         let link = words.next().unwrap().to_owned();
         Control { process, api, link, directory }
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.api)
     }
 
     /// Kills it without warning and starts it again on the same files, on new ports.

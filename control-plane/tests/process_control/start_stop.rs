@@ -6,19 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use client::Client;
-use control::{ADMIN_KEY, Control, command};
-use redis_server::Redis;
-use running::{Directory, Process, eventually};
+use crate::client::Client;
+use crate::control::{ADMIN_KEY, Control, command};
+use crate::redis::Redis;
+use crate::running::{Directory, Process, eventually};
 use serde_json::{Value, json};
-
-#[path = "running/client.rs"]
-mod client;
-#[path = "running/control.rs"]
-mod control;
-#[path = "running/redis.rs"]
-mod redis_server;
-mod running;
 
 /// Runs a command that is to end: its exit code and what it said.
 fn ends(command: &mut Command) -> (Option<i32>, String, String) {
@@ -132,7 +124,7 @@ fn it_stops_when_asked() {
     }
 }
 
-fn push(client: &Client, key: &str, device: &str) -> client::Reply {
+fn push(client: &Client, key: &str, device: &str) -> crate::client::Reply {
     let body = json!({"to": {"device": device}, "payload": "x".repeat(1000)});
     client.post("/v1/apps/shop/messages", key, &body)
 }

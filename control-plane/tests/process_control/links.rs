@@ -1,8 +1,10 @@
 //! The link port of the real process: who gets in, what the others cost, and a message's way over
 //! a link.
 
-use client::Client;
-use control::{Control, LINK_KEY};
+use crate::client::Client;
+use crate::control::{Control, LINK_KEY};
+use crate::running::eventually;
+use crate::shard::{Shard, hello};
 use hawser_codec::error::CloseReason;
 use hawser_codec::frame::{Frame, put_header};
 use hawser_codec::ids::{AppId, DeviceId, Epoch, HashKey, Seq, SessionRef};
@@ -10,17 +12,7 @@ use hawser_codec::limits::{LINK_BODY_BYTES_MAX, LINK_HANDSHAKE_BODY_BYTES_MAX};
 use hawser_codec::link::{
     Acked, Announced, BROKER_PROOF_CONTEXT, Hello, Pulled, ToBroker, to_control,
 };
-use running::eventually;
 use serde_json::{Value, json};
-use shard::{Shard, hello};
-
-#[path = "running/client.rs"]
-mod client;
-#[path = "running/control.rs"]
-mod control;
-mod running;
-#[path = "running/shard.rs"]
-mod shard;
 
 /// The reason in a `Refused` frame.
 fn refused(frames: &[(u8, Vec<u8>)]) -> Option<CloseReason> {

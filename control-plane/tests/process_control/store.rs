@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::redis::Redis;
+use crate::running::{DEADLINE, Directory};
 use bytes::Bytes;
 use hawser_codec::ids::{AppId, DeviceId, Seq};
 use hawser_control::embedded::Embedded;
@@ -18,14 +20,8 @@ use hawser_control::records::{KeyHash, NewApp, Quota};
 use hawser_control::store::{DONE_MAX, Done, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use redis_server::Redis;
-use running::{DEADLINE, Directory};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-
-#[path = "running/redis.rs"]
-mod redis_server;
-mod running;
 
 /// Longer than any test takes.
 const KEEP_MS: u64 = 3_600_000;
@@ -416,7 +412,7 @@ fn a_store_that_goes_away_is_found_again() {
     assert_eq!(run(&append(2)), not_done);
     assert_eq!(run(&all), not_done);
     let _redis = Redis::start(&directory);
-    running::eventually("the store is found again", || {
+    crate::running::eventually("the store is found again", || {
         let results = (run(&tail), run(&all));
         matches!(results, (StoreResult::Tail(_), StoreResult::AppendedAll { .. })).then_some(())
     });
