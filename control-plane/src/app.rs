@@ -32,7 +32,7 @@ use crate::metrics::{Metrics, Page};
 use crate::node::Node;
 use crate::node::counters::Counter;
 use crate::node::event::{
-    Action, Actions, Answer, CallId, Event, LinkId, OpId, Request, StoreOp, StoreResult,
+    Action, Actions, Answer, CallId, Event, LinkId, OpId, Request, Status, StoreOp, StoreResult,
 };
 use crate::store::{Done, Store};
 
@@ -53,6 +53,8 @@ const ACTION_BYTES: usize = 1 << 20;
 pub enum Call {
     /// Requests that belong together; answered together, in their order.
     Requests { requests: Vec<Request>, reply: oneshot::Sender<Vec<Answer>> },
+    /// What the node can say of itself while the store is away.
+    Status { reply: oneshot::Sender<Status> },
     /// The node's part of the metrics page.
     Metrics { reply: oneshot::Sender<Page> },
 }
@@ -78,6 +80,12 @@ impl NodeHandle {
         let (reply, answers) = oneshot::channel();
         self.calls.try_send(Call::Requests { requests, reply }).map_err(|_| Busy)?;
         answers.await.map_err(|_| Busy)
+    }
+
+    pub async fn status_without_store(&self) -> Result<Status, Busy> {
+        let (reply, status) = oneshot::channel();
+        self.calls.try_send(Call::Status { reply }).map_err(|_| Busy)?;
+        status.await.map_err(|_| Busy)
     }
 
     pub async fn metrics(&self) -> Result<Page, Busy> {
@@ -216,6 +224,9 @@ impl Owner {
                     self.node.on_event(Event::Call { call, request }, now, &mut self.actions);
                     self.apply_early();
                 }
+            }
+            Call::Status { reply } => {
+                let _ = reply.send(self.node.status());
             }
             Call::Metrics { reply } => {
                 let mut page = Page::default();

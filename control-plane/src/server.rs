@@ -13,8 +13,9 @@ use std::future::IntoFuture as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,12 +23,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::api::{Api, auth, router, serve::BoundedListener};
-use crate::app::{LINK_EVENTS_MAX, Owner};
+use crate::app::{LINK_EVENTS_MAX, NodeHandle, Owner};
 use crate::clock::Clock;
 use crate::config::{Plan, StoreAddress};
 use crate::embedded::Embedded;
 use crate::link::{self, LinkContext};
 use crate::metrics::{Metrics, StoreMetrics};
+use crate::node::event::{Answer, Request};
 use crate::node::{Node, NodeConfig};
 use crate::store::{DONE_MAX, Store};
 
@@ -84,7 +86,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let links = tokio::spawn(link::listen(link_listener, context));
 
     let api = Arc::new(Api {
-        node: handle,
+        node: handle.clone(),
         node_id,
         hash_key,
         admin_key: plan.admin_key,
@@ -102,6 +104,10 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     });
     let serving = tokio::spawn(serving.into_future());
 
+    know_the_apps(&handle, plan.store_start_timeout)
+        .await
+        .with_context(|| format!("the store ({shown})"))?;
+    drop(handle);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     announce(api_address, link_address)?;
@@ -128,6 +134,16 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{key} = {address}"))
+}
+
+/// Until the node has read the apps it can neither take a key nor register an app.
+async fn know_the_apps(node: &NodeHandle, within: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + within;
+    while node.request(Request::AppsRefresh).await != Ok(Answer::AppsFresh) {
+        ensure!(Instant::now() < deadline, "did not give the table of apps");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// The line that tests and `hawser play` wait for.

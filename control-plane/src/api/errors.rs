@@ -202,6 +202,11 @@ impl IntoResponse for ApiError {
             let seconds = HeaderValue::from(ms.div_ceil(1000));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
+        if matches!(self, ApiError::BodyTooLarge { .. } | ApiError::BodyIncomplete) {
+            // The rest of the body is not read, so nothing can follow it.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         if self == ApiError::Unauthorized {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

@@ -13,7 +13,7 @@ use super::auth::Caller;
 use super::errors::{ApiError, ErrorBody};
 use super::messages::refused;
 use super::{Api, openapi};
-use crate::node::event::{Answer, AppTotals, LinkInfo, Request, Status};
+use crate::node::event::{Answer, AppTotals, LinkInfo, Refusal, Request, Status};
 
 /// This node and what it knows of the cluster.
 #[derive(Debug, Serialize, ToSchema)]
@@ -68,7 +68,8 @@ pub struct AppTotalsOut {
     path = "/v1/status",
     tag = "operation",
     responses(
-        (status = 200, description = "As of now", body = StatusOut),
+        (status = 200, description = "As of now; without the apps' totals while the store is away",
+         body = StatusOut),
         (status = 401, description = "No valid key", body = ErrorBody),
         (status = 403, description = "Not the operator's key", body = ErrorBody),
         (status = 503, description = "Too much to do; try again", body = ErrorBody),
@@ -81,6 +82,10 @@ pub async fn status(
     caller.operator()?;
     match api.node.request(Request::Status).await? {
         Answer::Status(status) => Ok(Json(StatusOut::new(&api, *status))),
+        Answer::Refused(Refusal::StoreUnavailable { .. }) => {
+            let status = api.node.status_without_store().await?;
+            Ok(Json(StatusOut::new(&api, status)))
+        }
         answer => Err(refused(answer)),
     }
 }

@@ -251,7 +251,7 @@ fn wrong_requests_are_told_what_is_wrong() {
         let refused = client.send(Method::POST, messages, &key, body.to_vec()).expect(400);
         assert_eq!(refused["error"]["code"], expect, "{refused}");
     }
-    let huge = vec![b' '; 1 << 20];
+    let huge = vec![b' '; 6 * PAYLOAD_MAX + 16 * 1024 + 1];
     let refused = client.send(Method::POST, messages, &key, huge).expect(413);
     assert_eq!(refused["error"]["code"], "payload_too_large");
     // The largest payload is taken, also where every byte of it has six in JSON.

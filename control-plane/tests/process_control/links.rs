@@ -81,7 +81,8 @@ fn garbage_costs_its_connection_only() {
     to_control::announce(&mut early, &[announced(DeviceId(1), AppId(1))]);
     let mut pong = Vec::new();
     to_control::pong(&mut pong, Epoch(1));
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 512], &too_long, &early, &pong] {
+    let http = b"GET / HTTP/1.1\r\n".repeat(10);
+    for garbage in [&http[..], &[0xff; 512], &too_long, &early, &pong] {
         let mut peer = Shard::dial(&control);
         peer.send_or_not(garbage);
         assert!(peer.ends().is_empty(), "{garbage:?}");

@@ -161,3 +161,43 @@ fn while_the_store_is_away_calls_are_refused_with_a_delay() {
         (reply.status == 201).then_some(())
     });
 }
+
+/// A file limit stands for a full disk: the store's log cannot grow beyond it.
+#[test]
+fn on_a_full_disk_pushes_are_refused_and_nothing_accepted_is_lost() {
+    let directory = Directory::new();
+    let plain = command(&directory, &[]);
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""]);
+    limited.arg(plain.get_program()).args(plain.get_args());
+    limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let control = Control::started(&mut limited, directory);
+    let client = Client::new(&control);
+    let key = client.app("shop", json!({"inbox_entries_max": 100_000}));
+    let message = json!({"to": {"device": "d"}, "payload": "x".repeat(10_000)});
+    let batch = json!({"messages": vec![message; 50]});
+    let mut accepted = 0;
+    let refused = eventually("the disk is full", || {
+        let reply = client.post("/v1/apps/shop/messages:batch", &key, &batch).expect(202);
+        let results = reply["results"].as_array().unwrap().clone();
+        accepted += results.iter().filter(|result| result["id"].is_string()).count();
+        results.into_iter().find(|result| result["error"].is_object())
+    });
+    assert!(accepted > 0);
+    assert!(refused["error"]["retry_after_ms"].is_number(), "{refused}");
+    let reply = push(&client, &key, "other");
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.retry_after.is_some());
+    // What does not write goes on.
+    client.get("/health", "").expect(200);
+    client.get("/v1/status", ADMIN_KEY).expect(200);
+    let ticket = json!({"device": "d"});
+    client.post("/v1/apps/shop/tickets", &key, &ticket).expect(200);
+    assert!(inbox(&client, &key, "d")["entries"].as_u64().unwrap() >= accepted as u64);
+
+    let control = control.restart(&[]);
+    let client = Client::new(&control);
+    let kept = inbox(&client, &key, "d");
+    assert!(kept["entries"].as_u64().unwrap() >= accepted as u64, "{kept}, accepted {accepted}");
+    push(&client, &key, "d").expect(202);
+}
