@@ -56,7 +56,7 @@ impl Process {
     }
 
     pub fn output(&self) -> Vec<String> {
-        self.output.lock().expect("readers do not panic").clone()
+        lines(&self.output).clone()
     }
 
     /// The first line that contains `text`.
@@ -64,7 +64,7 @@ impl Process {
         let output = self.output.clone();
         let what = format!("{text:?} of {}", self.name);
         wait_for(&what, || {
-            let lines = output.lock().expect("readers do not panic");
+            let lines = lines(&output);
             if let Some(line) = lines.iter().find(|line| line.contains(text)) {
                 return Some(line.clone());
             }
@@ -111,10 +111,15 @@ impl Drop for Process {
     }
 }
 
+/// A test that fails while it looks at the lines must still be able to print them.
+fn lines(output: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    output.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn collect(stream: impl std::io::Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            into.lock().expect("readers do not panic").push(line);
+            lines(&into).push(line);
         }
     });
 }
