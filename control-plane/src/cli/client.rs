@@ -43,6 +43,11 @@ impl ApiError {
             ApiError::NotUnderstood { .. } => false,
         }
     }
+
+    /// Whether the call was certainly not done.
+    pub fn is_certain(&self) -> bool {
+        matches!(self, ApiError::Refused { code, .. } if code != "outcome_unknown")
+    }
 }
 
 /// Who gets a message, as the API spells it.
@@ -353,5 +358,8 @@ mod tests {
             assert_eq!(error.may_retry(), expect, "{status}");
         }
         assert!(!client.refusal(StatusCode::BAD_GATEWAY, b"<html>").may_retry());
+        assert!(client.refusal(StatusCode::SERVICE_UNAVAILABLE, body).is_certain());
+        let unknown = br#"{"error":{"code":"outcome_unknown","message":"m","retry_after_ms":9}}"#;
+        assert!(!client.refusal(StatusCode::SERVICE_UNAVAILABLE, unknown).is_certain());
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Several callers push batches side by side over connections that stay open. A device belongs to
 //! one caller, so the messages of a device are accepted in the order of their numbers as long as
-//! nothing fails. A call that fails because a node was killed is repeated, at another node if there
-//! is one, with the same idempotency keys: whether the first attempt was stored is then the
-//! server's business.
+//! nothing fails. A message that was certainly not stored is pushed again. A call without an answer,
+//! as when its node was killed, is repeated only with idempotency keys, at another node if there is
+//! one: whether the first attempt was stored is then the server's business. A key costs the store a
+//! transaction and a record, so a run in which nothing is killed has none.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::check::Audience;
 use super::fleet::{device_name, topic_name};
 use super::mark::{Kind, Mark, unix_us};
-use crate::cli::client::{Accepted, ApiError, Client, Payload, Push, PushResult, To};
+use crate::cli::client::{Accepted, ApiError, Client, ErrorBody, Payload, Push, PushResult, To};
 
 /// Callers side by side, and messages in one call.
 pub const CALLERS: u32 = 8;
@@ -25,6 +26,15 @@ const TTL_S: u32 = 86_400;
 /// The pause before a repeat; a killed node needs a moment to come back.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// What to do about a call without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Every message has an idempotency key; the call is repeated.
+    Repeat,
+    /// The run ends with the error: a repeat could store a message twice.
+    Fail,
+}
+
 /// What one caller, or the group caller, needs.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -33,6 +43,7 @@ pub struct Caller {
     app: String,
     /// Makes idempotency keys differ between runs on one store.
     run: String,
+    unanswered: Unanswered,
     news: mpsc::Sender<News>,
 }
 
@@ -44,9 +55,14 @@ pub enum News {
 }
 
 impl Caller {
-    pub fn new(clients: Vec<Client>, app: String, news: mpsc::Sender<News>) -> Caller {
+    pub fn new(
+        clients: Vec<Client>,
+        app: String,
+        unanswered: Unanswered,
+        news: mpsc::Sender<News>,
+    ) -> Caller {
         let run = format!("{}-{}", std::process::id(), unix_us());
-        Caller { clients, app, run, news }
+        Caller { clients, app, run, unanswered, news }
     }
 
     /// This caller's first choice among several nodes.
@@ -111,7 +127,10 @@ impl Caller {
     }
 
     fn message(&self, kind: Kind, number: u32, to: To) -> Push {
-        let group = if kind == Kind::Group { "g" } else { "" };
+        let key = || match kind {
+            Kind::Single => format!("{}-{number}", self.run),
+            Kind::Group => format!("{}-group-{number}", self.run),
+        };
         Push {
             to,
             payload: Payload::Text(Mark { kind, number, sent_us: unix_us() }.text()),
@@ -119,7 +138,7 @@ impl Caller {
             priority: None,
             when_awake: false,
             collapse_key: None,
-            idempotency_key: Some(format!("{}-{group}{number}", self.run)),
+            idempotency_key: (self.unanswered == Unanswered::Repeat).then(key),
         }
     }
 
@@ -131,6 +150,10 @@ impl Caller {
         };
         let goes_on = matches!(news, News::Accepted { .. });
         self.news.send(news).await.is_ok() && goes_on
+    }
+
+    fn repeats(&self, error: &ApiError) -> bool {
+        error.may_retry() && (self.unanswered == Unanswered::Repeat || error.is_certain())
     }
 
     /// The sequence numbers of the messages, in their order.
@@ -145,11 +168,14 @@ impl Caller {
                     for ((place, push), result) in places.into_iter().zip(open).zip(results) {
                         match result {
                             PushResult::Accepted(Accepted { seq, .. }) => seqs[place] = seq,
-                            PushResult::Refused { error } if error.retry_after_ms.is_some() => {
+                            PushResult::Refused { error } => {
+                                let error = refusal(error);
+                                if !self.repeats(&error) {
+                                    return Err(error);
+                                }
                                 refused.0.push(place);
                                 refused.1.push(push);
                             }
-                            PushResult::Refused { error } => return Err(refusal(error)),
                         }
                     }
                     (places, open) = refused;
@@ -157,7 +183,7 @@ impl Caller {
                         return Ok(seqs);
                     }
                 }
-                Err(error) if error.may_retry() => self.clients.rotate_left(1),
+                Err(error) if self.repeats(&error) => self.clients.rotate_left(1),
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -165,12 +191,10 @@ impl Caller {
     }
 }
 
-/// One refused message of a batch whose call as a whole went well.
-fn refusal(error: crate::cli::client::ErrorBody) -> ApiError {
-    ApiError::Refused {
-        status: 202,
-        code: error.code,
-        message: error.message,
-        retry_after_ms: error.retry_after_ms,
-    }
+/// One refused message of a batch whose call as a whole went well. The API says with the delay
+/// whether it is worth coming back.
+fn refusal(error: ErrorBody) -> ApiError {
+    let ErrorBody { code, message, retry_after_ms } = error;
+    let status = if retry_after_ms.is_some() { 503 } else { 400 };
+    ApiError::Refused { status, code, message, retry_after_ms }
 }

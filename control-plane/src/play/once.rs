@@ -11,18 +11,17 @@
 //! missing.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::check::{Audience, Ledger, Verdict};
 use super::crowd::{Crowd, Records};
 use super::fleet::device_name;
-use super::load::{CALLERS, Caller, News};
+use super::load::{CALLERS, Caller, News, Unanswered};
 use super::mark::Kind;
 use super::process::Process;
 use super::record::What;
@@ -146,7 +145,11 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
 
     let pushing = Instant::now();
     let before = broker_counts(run.system.addresses.broker_admin).await?;
-    let caller = Caller::new(clients.clone(), app.clone(), news_in);
+    let unanswered = match run.plan.kill {
+        Some(_) => Unanswered::Repeat,
+        None => Unanswered::Fail,
+    };
+    let caller = Caller::new(clients.clone(), app.clone(), unanswered, news_in);
     run.start_callers(caller, accepted_out);
     if run.plan.kill.is_some() {
         run.until(Goal::HalfAccepted).await?;
@@ -196,6 +199,12 @@ struct Run<'a> {
     line: &'a mut LiveLine,
 }
 
+fn ticks() -> Interval {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 struct Measured {
     connecting: Duration,
     delivering: Duration,
@@ -216,34 +225,25 @@ impl Run<'_> {
 
     /// Takes in what happens until the goal is reached or the deadline has come.
     async fn until(&mut self, goal: Goal) -> anyhow::Result<()> {
-        self.advance(goal, None).await.map(|_| ())
+        let mut tick = ticks();
+        while !self.reached(goal) && Instant::now() < self.deadline {
+            self.step(goal, &mut tick).await?;
+        }
+        Ok(())
     }
 
-    /// The same, with something to wait for beside it; it is waited for whatever the goal.
-    async fn advance(
-        &mut self,
-        goal: Goal,
-        mut beside: Option<Pin<Box<dyn Future<Output = anyhow::Result<Process>>>>>,
-    ) -> anyhow::Result<Option<Process>> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut restarted = None;
-        while beside.is_some() || !(self.reached(goal) || Instant::now() >= self.deadline) {
-            tokio::select! {
-                Some(records) = self.records.recv() => self.take_records(&records)?,
-                Some(news) = self.news.recv() => self.take_news(news)?,
-                process = async { beside.as_mut().expect("checked by the guard").await }, if beside.is_some() => {
-                    restarted = Some(process?);
-                    beside = None;
-                }
-                _ = tick.tick() => {
-                    self.system.check()?;
-                    self.crowd.iter_mut().try_for_each(Crowd::check)?;
-                    self.show(goal);
-                }
+    /// Takes in one thing. May be dropped while it waits: nothing is lost.
+    async fn step(&mut self, goal: Goal, tick: &mut Interval) -> anyhow::Result<()> {
+        tokio::select! {
+            Some(records) = self.records.recv() => self.take_records(&records),
+            Some(news) = self.news.recv() => self.take_news(news),
+            _ = tick.tick() => {
+                self.system.check()?;
+                self.crowd.iter_mut().try_for_each(Crowd::check)?;
+                self.show(goal);
+                Ok(())
             }
         }
-        Ok(restarted)
     }
 
     fn reached(&self, goal: Goal) -> bool {
@@ -319,12 +319,15 @@ impl Run<'_> {
             self.ledger.accepted_count()
         ));
         let killed = Instant::now();
-        let restart = async {
-            let spec = process.kill().await?;
-            Process::start_server(spec).await
+        let restart = async { Process::start_server(process.kill().await?).await };
+        tokio::pin!(restart);
+        let mut tick = ticks();
+        let process = loop {
+            tokio::select! {
+                process = &mut restart => break process?,
+                step = self.step(Goal::Delivered, &mut tick) => step?,
+            }
         };
-        let process = self.advance(Goal::Delivered, Some(Box::pin(restart))).await?;
-        let process = process.context("a restart ends with a process or an error")?;
         self.line.say(&format!(
             "{} is back after {} ms",
             process.name(),
