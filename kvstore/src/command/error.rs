@@ -75,8 +75,6 @@ pub enum CommandError {
     SetIdBelowDeleted,
     #[error("ERR The entries_added specified in XSETID is smaller than the target stream length")]
     SetIdAddedTooSmall,
-    #[error("ERR The ID specified in XSETID is smaller than current max_deleted_entry_id")]
-    SetIdBelowCurrentDeleted,
     #[error("ERR entries_added must be positive")]
     SetIdAddedNegative,
     #[error("ERR only XINFO STREAM is supported")]

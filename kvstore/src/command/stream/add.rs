@@ -297,9 +297,6 @@ pub fn xsetid(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
     }
     let found = find_stream(write.overlay, write.now_ms, &args[1])?;
     let (mut stream, expires_at_ms) = found.ok_or(CommandError::NoSuchKey)?;
-    if last < stream.max_deleted {
-        return Err(CommandError::SetIdBelowCurrentDeleted);
-    }
     if let Some(newest) = last_entry(write.overlay, &args[1], &stream)? {
         if last < newest {
             return Err(CommandError::SetIdTooSmall);
