@@ -330,6 +330,12 @@ impl Node {
             StoreResult::Deleted(count) => {
                 let stream = ready.reading.reader.stream();
                 self.count_expired(stream, count);
+                if ready.reading.has_expired(now) && !self.bug(SeededBug::ExpiredDelivered) {
+                    // The deletion took its time: another entry is over now.
+                    let Reading { link, reader, from, .. } = ready.reading;
+                    self.read(Reading::new(link, reader, from), out);
+                    return;
+                }
                 self.pulls.reading -= 1;
                 self.send_answer(&ready, out);
             }
@@ -382,6 +388,10 @@ impl Node {
 impl Reading {
     fn new(link: LinkId, reader: Reader, from: Seq) -> Reading {
         Reading { link, reader, from, found: Vec::new(), found_bytes: 0, upto: from, reads: 0 }
+    }
+
+    fn has_expired(&self, now: Now) -> bool {
+        self.found.iter().any(|(_, entry)| entry.expires_unix_ms <= now.unix_ms)
     }
 
     /// One entry always fits, however large.
