@@ -23,6 +23,7 @@ use super::crowd::{Crowd, Records};
 use super::fleet::device_name;
 use super::load::{CALLERS, Caller, News, Unanswered};
 use super::mark::Kind;
+use super::ports::freed;
 use super::process::Process;
 use super::record::What;
 use super::scrape::{BrokerCounts, broker_counts};
@@ -319,7 +320,14 @@ impl Run<'_> {
             self.ledger.accepted_count()
         ));
         let killed = Instant::now();
-        let restart = async { Process::start_server(process.kill().await?).await };
+        let addresses = self.system.addresses.of(victim);
+        let restart = async {
+            let spec = process.kill().await?;
+            for address in addresses {
+                freed(address).await?;
+            }
+            Process::start_server(spec).await
+        };
         tokio::pin!(restart);
         let mut tick = ticks();
         let process = loop {

@@ -6,6 +6,7 @@
 //! free, else others that differ between plays.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
@@ -52,6 +53,23 @@ impl Ports {
         }
         free
     }
+}
+
+/// How long the kernel may take to close what a killed process had open.
+const FREED_TIMEOUT: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits until nobody listens there any more. The descriptors of an io_uring are closed by the
+/// kernel some time after their process is gone.
+pub async fn freed(address: SocketAddr) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while TcpListener::bind(address).is_err() {
+        if start.elapsed() > FREED_TIMEOUT {
+            bail!("somebody else listens on {address} now");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 fn loopback(port: u16) -> SocketAddr {

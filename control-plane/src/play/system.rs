@@ -170,6 +170,14 @@ impl System {
 }
 
 impl Addresses {
+    /// Where this process listens.
+    pub fn of(&self, victim: Victim) -> [SocketAddr; 2] {
+        match victim {
+            Victim::Control => [self.link[0], self.api[0]],
+            Victim::Broker => [self.broker, self.broker_admin],
+        }
+    }
+
     fn choose(plan: &SystemPlan) -> anyhow::Result<Addresses> {
         let mut ports = Ports::of_this_process();
         let mut choose = |documented: u16| match plan.documented_ports {
