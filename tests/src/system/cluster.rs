@@ -137,7 +137,6 @@ impl Broker {
 #[derive(Clone, Debug)]
 pub struct App {
     pub api: SocketAddr,
-    pub id: u64,
     pub name: String,
     pub key: String,
 }
@@ -151,7 +150,6 @@ impl App {
         let answer = created.json();
         App {
             api,
-            id: answer["app_id"].as_u64().expect("app_id"),
             name: name.to_owned(),
             key: answer["api_key"].as_str().expect("api_key").to_owned(),
         }
@@ -166,12 +164,12 @@ impl App {
     }
 
     pub fn post(&self, what: &str, body: &Value) -> Option<Response> {
-        let path = format!("/v1/apps/{}/{what}", self.id);
+        let path = format!("/v1/apps/{}/{what}", self.name);
         http::request(self.api, "POST", &path, &self.key, Some(body))
     }
 
     pub fn get(&self, what: &str) -> Option<Response> {
-        let path = format!("/v1/apps/{}/{what}", self.id);
+        let path = format!("/v1/apps/{}/{what}", self.name);
         http::request(self.api, "GET", &path, &self.key, None)
     }
 
