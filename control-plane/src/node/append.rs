@@ -392,6 +392,7 @@ impl Node {
             Outcome::Duplicate(first) => {
                 self.appends.finished(push);
                 self.counters.add(Counter::Duplicates, 1);
+                self.remind(stream, first.seq, out);
                 let accepted = Accepted {
                     id: MessageId::new(stream, first.seq, first.expires_unix_ms),
                     seq: first.seq,

@@ -52,6 +52,17 @@ impl Node {
         true
     }
 
+    /// The node that stored this entry may not have lived to deliver it. A shard that knows of it
+    /// ignores the number; another lets the device pull. A group log is looked after by
+    /// `check_groups`.
+    pub(super) fn remind(&mut self, stream: StreamId, seq: Seq, out: &mut Actions) {
+        let StreamId::Inbox { device, .. } = stream else { return };
+        let Some(&route) = self.routes.get(device) else { return };
+        out.send(route.link, |bytes| {
+            to_broker::deliver(bytes, route.session, seq, EntryFlags::NO_BODY, &[]);
+        });
+    }
+
     /// Once per shard that holds a session of the app; the bytes stand in the actions once.
     fn deliver_group(
         &mut self,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hawser_codec::error::CloseReason;
 use hawser_codec::ids::{Epoch, Seq, SessionRef};
-use hawser_codec::link::{Acked, Announced, Entry, Gone, Pulled, ToBroker, to_control};
+use hawser_codec::link::{Acked, Announced, Entry, EntryFlags, Gone, Pulled, ToBroker, to_control};
 use hawser_control::node::counters::Counter;
 use hawser_control::node::event::{
     Answer, CallId, Event, LinkId, Outcome, PushOutcome, Removal, Request, StoreOp, StoreResult,
@@ -33,7 +33,7 @@ const DEVICES: usize = 4;
 const GROUP: StreamId = StreamId::Group { app: APP };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 2000, ..Default::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..Default::default() })]
 
     #[test]
     fn accepted_messages_are_accounted_for(steps in prop::collection::vec(any::<u32>(), 0..400)) {
@@ -70,6 +70,7 @@ mod bugs {
                     .collect();
                 std::panic::catch_unwind(|| World::run(&steps)).is_err()
             });
+            eprintln!("{bug:?} {seen:?}");
             if seen.is_none() {
                 unseen.push(bug);
             }
@@ -425,6 +426,7 @@ impl World {
 
     fn check_sent(&self, sent: &Sent) {
         match decode(&sent.bytes) {
+            ToBroker::Deliver { entry, .. } if entry.flags.contains(EntryFlags::NO_BODY) => {}
             ToBroker::Deliver { session, entry } => {
                 self.check_entry(self.stream_at(sent.link, session), &entry);
             }
@@ -642,7 +644,8 @@ impl World {
         if entry.seq <= row.sent {
             return;
         }
-        let is_next = entry.seq == row.sent.next() && row.latest == row.sent;
+        let has_body = !entry.flags.contains(EntryFlags::NO_BODY);
+        let is_next = has_body && entry.seq == row.sent.next() && row.latest == row.sent;
         row.latest = row.latest.max(entry.seq);
         if row.pulling.is_some() {
             return;
@@ -831,10 +834,12 @@ impl World {
         }
         self.drain();
         for index in 0..DEVICES {
-            if self.devices[index].home.is_none() {
+            // Some stay as they are: nothing but the rules may set them right.
+            if index % 2 == 1 || self.devices[index].home.is_none() {
                 self.connect(index, index % SHARDS);
             }
         }
+        self.fail_reads();
         for _ in 0..40 {
             self.drain();
             for index in 0..DEVICES {
@@ -843,6 +848,15 @@ impl World {
             self.advance(500);
         }
         self.drain();
+    }
+
+    /// The store is away for a moment, while everybody reads.
+    fn fail_reads(&mut self) {
+        let is_read = |request: &StoreOp| matches!(request, StoreOp::Read { .. });
+        while let Some(index) = self.rig.pending.iter().position(|op| is_read(&op.request)) {
+            self.finish_as(index, Fate::Refused);
+            self.after();
+        }
     }
 
     fn drain(&mut self) {
@@ -884,7 +898,13 @@ impl World {
             else {
                 panic!("the model finds");
             };
-            assert_eq!(entry, None, "everybody was online and acknowledged: nothing waits");
+            if entry.is_some() {
+                // Stored, but the sender was told that this is not certain, and did not ask again.
+                let index = message_index(&self.history[&(stream, seq)].payload);
+                let accepted = self.messages[index].accepted;
+                assert_eq!(accepted, None, "everybody was online and acknowledged: nothing waits");
+                continue;
+            }
             let owner = (0..DEVICES).find(|index| stream_of(*index) == stream);
             let got = self.devices[owner.expect("inboxes have owners")].got.get(&seq);
             let stored = &self.history[&(stream, seq)];
@@ -931,7 +951,6 @@ impl World {
             let session = info.session.expect("the device is online");
             assert_eq!(session.broker, shard as u64 + 1, "one-home");
             assert_eq!(session.since_unix_ms, self.devices[index].epoch >> 16, "one-home");
-            assert_eq!(info.inbox.entries, 0);
         }
     }
 }

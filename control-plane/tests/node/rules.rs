@@ -153,8 +153,14 @@ fn an_idempotency_key_stores_one_message() {
     rig.finish(0, Fate::DoneUnheard);
     assert!(matches!(rig.answer(call), Answer::Refused(Refusal::OutcomeUnknown { .. })));
 
+    // Stored and never delivered: the repeat reminds the shard, and the device pulls.
+    rig.link_up(1, 1, 10, 0);
+    rig.announce(1, 1, "d", 1, 100);
+    rig.settle();
+    rig.frames();
     let again = accepted(rig.ask(1, Request::Push(request.clone())));
     assert_eq!((again.seq, again.outcome), (Seq(1), PushOutcome::Duplicate));
+    assert_eq!(rig.frames(), ["1: deliver 1.1 1/no-body"]);
     let both = [0, 0].map(|node| rig.call(node, Request::Push(request.clone())));
     rig.settle();
     for call in both {
