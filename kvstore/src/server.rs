@@ -97,7 +97,7 @@ impl Server {
         let threads = start_threads(&shared, log, log_dir, queue).map_err(StartError::Threads)?;
         let (stop, stopping) = watch::channel(false);
         let (alive_sender, alive) = mpsc::channel(1);
-        let accept = Accept { shared: shared.clone(), jobs, stopping, alive: alive_sender };
+        let accept = Accept { shared: shared.clone(), jobs, stopping, _alive: alive_sender };
         let _guard = runtime.enter();
         if let Some(listener) = tcp {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
@@ -151,11 +151,14 @@ impl Handle {
         if tokio::time::timeout(STOP_GRACE, self.alive.recv()).await.is_err() {
             tracing::warn!("connections that do not take their answers are closed");
         }
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        let runtime = self.runtime.take();
         let threads = std::mem::take(&mut self.threads);
+        // Whoever still holds the database holds its directory, so all of them are waited for: tasks
+        // first, since the writer ends with the last of them.
         let joined = tokio::task::spawn_blocking(move || {
+            if let Some(runtime) = runtime {
+                runtime.shutdown_timeout(STOP_GRACE);
+            }
             threads.into_iter().map(JoinHandle::join).all(|outcome| outcome.is_ok())
         });
         if !joined.await.unwrap_or(false) {
@@ -259,7 +262,8 @@ struct Accept {
     shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
     stopping: watch::Receiver<bool>,
-    alive: mpsc::Sender<()>,
+    /// Last, so that it goes after everything it stands for.
+    _alive: mpsc::Sender<()>,
 }
 
 enum Listener {
@@ -311,6 +315,5 @@ impl Accept {
             _ = connection::serve(stream, session, self.jobs, self.stopping).await;
         }
         metrics.connections.fetch_sub(1, Relaxed);
-        drop(self.alive);
     }
 }
