@@ -125,12 +125,21 @@ impl Appends {
         self.busy.get(&stream).map_or(0, |busy| busy.queue.len() + busy.in_flight.len())
     }
 
+    /// The last stored entry of a stream, if it is remembered; another node may have added more.
+    pub fn known_last(&mut self, stream: StreamId) -> Option<Seq> {
+        self.known_mut(stream).map(|known| known.last)
+    }
+
     /// Our own trims make room at once.
     pub fn removed(&mut self, stream: StreamId, count: u64) {
-        let busy = self.busy.get_mut(&stream).and_then(|busy| busy.tail.as_mut());
-        if let Some(known) = busy.or_else(|| self.tails.get_mut(stream)) {
+        if let Some(known) = self.known_mut(stream) {
             known.entries = known.entries.saturating_sub(count);
         }
+    }
+
+    fn known_mut(&mut self, stream: StreamId) -> Option<&mut Known> {
+        let busy = self.busy.get_mut(&stream).and_then(|busy| busy.tail.as_mut());
+        busy.or_else(|| self.tails.get_mut(stream))
     }
 
     /// Entries that an operation under way may have added to the stream.

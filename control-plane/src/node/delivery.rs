@@ -63,6 +63,14 @@ impl Node {
         });
     }
 
+    /// A shard announces a session to every node and pulls for it at one. What another node stored
+    /// after that pull was read and before it heard of the session is told by nobody but this.
+    pub(super) fn remind_of_end(&mut self, stream: StreamId, acked: Seq, out: &mut Actions) {
+        if let Some(last) = self.appends.known_last(stream).filter(|&last| last > acked) {
+            self.remind(stream, last, out);
+        }
+    }
+
     /// Once per shard that holds a session of the app; the bytes stand in the actions once.
     fn deliver_group(
         &mut self,

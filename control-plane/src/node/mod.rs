@@ -288,6 +288,7 @@ impl Node {
                     self.counters.add(Counter::Moved, 1);
                     self.kick(loser, out);
                 }
+                self.remind_of_end(StreamId::Inbox { app, device }, acked, out);
             }
             Announcement::Stale { loser } => {
                 self.counters.add(Counter::AnnouncedStale, 1);

@@ -388,6 +388,31 @@ fn an_acknowledgement_counts_each_message_once() {
 }
 
 #[test]
+fn an_announcement_that_comes_after_a_push_is_told_of_it() {
+    let check = |acked: u64, expect: &[&str]| {
+        let mut rig = rig(1);
+        rig.link_up(0, 1, 10, 0);
+        for _ in 0..3 {
+            accepted(rig.ask(0, Request::Push(push(to("d"), "x"))));
+        }
+        let announced = Announced {
+            device: device("d"),
+            app: APP,
+            session: session(1),
+            epoch: Epoch(100),
+            acked: Seq(acked),
+        };
+        rig.frame(0, 1, |out| to_control::announce(out, &[announced]));
+        let frames: Vec<String> =
+            rig.frames().into_iter().filter(|frame| !frame.contains("cursor")).collect();
+        assert_eq!(frames, expect, "acknowledged up to {acked}");
+    };
+    check(0, &["1: deliver 1.1 3/no-body"]);
+    check(2, &["1: deliver 1.1 3/no-body"]);
+    check(3, &[]);
+}
+
+#[test]
 fn an_announcement_and_a_pull_acknowledge_too() {
     let check = |acked: u64, from: u64, left: u64| {
         let mut rig = rig(1);
