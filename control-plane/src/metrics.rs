@@ -198,7 +198,7 @@ impl StoreMetrics {
         self.answers.add(took);
     }
 
-    /// What the store refused was not done. Its words are logged, at most once a second.
+    /// What an error means for the operation. The store's words are logged, at most once a second.
     pub fn judged(&self, result: Result<StoreResult, Trouble>) -> StoreResult {
         let trouble = match result {
             Ok(result) => return result,
@@ -208,7 +208,10 @@ impl StoreMetrics {
         if self.logged_s.swap(second, Relaxed) != second {
             tracing::error!(?trouble, "the store refuses operations");
         }
-        StoreResult::Failed(StoreFailure::NotDone)
+        StoreResult::Failed(match trouble {
+            Trouble::Open(_) | Trouble::Connection => StoreFailure::Unknown,
+            Trouble::Refused(_) | Trouble::Unexpected(_) => StoreFailure::NotDone,
+        })
     }
 
     pub fn result(&self, result: &StoreResult) {

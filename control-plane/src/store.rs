@@ -240,9 +240,10 @@ impl Store {
         let answer = answer.await;
         self.metrics.pipeline(1, started.elapsed());
         match answer {
-            Ok(result @ (Ok(_) | Err(Trouble::Server(_) | Trouble::Unexpected(_)))) => {
-                self.metrics.judged(result)
-            }
+            Ok(
+                result @ (Ok(_)
+                | Err(Trouble::Refused(_) | Trouble::Open(_) | Trouble::Unexpected(_))),
+            ) => self.metrics.judged(result),
             Ok(Err(Trouble::Connection)) | Err(_) => {
                 StoreResult::Failed(match committing.load(Relaxed) {
                     true => StoreFailure::Unknown,
@@ -335,8 +336,10 @@ impl Unanswered {
 pub enum Trouble {
     /// The connection broke.
     Connection,
-    /// The store refused it: the text is its error.
-    Server(String),
+    /// The store refused it and did nothing: the text is its error.
+    Refused(String),
+    /// The store has failed and does not know whether it was done: the text is its error.
+    Open(String),
     /// The store answered something that the command cannot answer.
     Unexpected(&'static str),
 }

@@ -16,6 +16,9 @@ use crate::records::{
     parse_stream_key, stream_key, tombstone_key,
 };
 
+/// What hawser-kv's errors say when a write may have been done, or will be.
+const OUTCOME_OPEN: [&str; 2] = ["its outcome is open", "nobody knows"];
+
 /// Appends the commands of an operation, of `Delete` and `ReadApps` those of the first step.
 /// Returns how many there are.
 pub fn encode(op: &StoreOp, out: &mut Pipeline) -> usize {
@@ -210,10 +213,17 @@ fn is_conflict(error: &redis::ServerError) -> bool {
     error.details().is_some_and(|details| details.contains("equal or smaller"))
 }
 
-/// Whatever is not an error.
+/// Whatever is not an error. hawser-kv says so when it cannot tell whether a write was done; every
+/// other error means that it was not.
 pub fn good(reply: Value) -> Result<Value, Trouble> {
     match reply {
-        Value::ServerError(error) => Err(Trouble::Server(error.to_string())),
+        Value::ServerError(error) => {
+            let details = error.details().unwrap_or_default();
+            match OUTCOME_OPEN.iter().any(|words| details.contains(words)) {
+                true => Err(Trouble::Open(error.to_string())),
+                false => Err(Trouble::Refused(error.to_string())),
+            }
+        }
         reply => Ok(reply),
     }
 }
