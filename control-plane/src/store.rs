@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use hawser_codec::ids::HashKey;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, Value};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -37,8 +37,9 @@ use crate::secrets;
 mod commands;
 mod transactions;
 
-/// Transactions at once. Each holds a connection for three round trips.
-const TRANSACTIONS_MAX: usize = 16;
+/// Transactions at once. Each holds a connection for three round trips, so their number times what
+/// the store makes durable in one sync is the rate.
+const TRANSACTIONS_MAX: usize = 256;
 /// Groups of results that may wait for the owner of the node.
 pub const DONE_MAX: usize = 1024;
 /// The pause before a connection is tried again, doubled up to the maximum.
@@ -226,11 +227,13 @@ impl Store {
     }
 
     async fn transaction(&self, op: &StoreOp) -> StoreResult {
+        // The wait for a turn is not the store's: only what follows has a deadline.
+        let permit = self.pool.permits.acquire().await.expect("the semaphore is never closed");
         // Set right before EXEC is sent: from there on nobody knows until it is answered.
         let committing = AtomicBool::new(false);
         let started = Instant::now();
         let answer = timeout(self.timeout, async {
-            let mut lease = self.pool.lease().await?;
+            let mut lease = self.pool.lease(permit).await?;
             let result = transactions::run(op, &mut lease.connection, &committing).await;
             if result.is_ok() {
                 self.pool.put_back(lease);
@@ -443,7 +446,7 @@ struct Pool {
 struct Lease<'a> {
     generation: u64,
     connection: MultiplexedConnection,
-    _permit: tokio::sync::SemaphorePermit<'a>,
+    _permit: SemaphorePermit<'a>,
 }
 
 impl Pool {
@@ -454,8 +457,7 @@ impl Pool {
 
     /// An idle connection, or a new one. None while the shared connection is away: that one is
     /// tried again with pauses, and a queue of attempts here would only be in its way.
-    async fn lease(&self) -> Result<Lease<'_>, Trouble> {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+    async fn lease<'a>(&self, permit: SemaphorePermit<'a>) -> Result<Lease<'a>, Trouble> {
         let (generation, _) = self.shared.current().ok_or(Trouble::Connection)?;
         let idle = {
             let mut idle = self.idle.lock().expect("no panic while it is held");
@@ -467,7 +469,7 @@ impl Pool {
             Some((_, connection)) => connection,
             None => self.shared.open().await.map_err(|_| Trouble::Connection)?,
         };
-        Ok(Lease { generation, connection, _permit })
+        Ok(Lease { generation, connection, _permit: permit })
     }
 
     /// Only for a connection whose last transaction was answered: nothing is watched any more.
