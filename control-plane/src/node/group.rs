@@ -112,19 +112,20 @@ impl Groups {
 impl Node {
     /// The link has its first session of the app.
     pub(super) fn ask_cursor(&mut self, link: LinkId, app: AppId, out: &mut Actions) {
-        if let Some(links) = self.groups.reading.get_mut(&app) {
-            if !links.contains(&link) {
-                links.push(link);
-            }
-            return;
-        }
-        self.groups.reading.insert(app, vec![link]);
-        self.read_group_tail(app, out);
+        self.read_group_tail(app, Some(link), out);
     }
 
-    fn read_group_tail(&mut self, app: AppId, out: &mut Actions) {
-        let request = StoreOp::Tail { stream: StreamId::Group { app } };
-        self.ops.store(Purpose::GroupTail(app), request, out);
+    /// One read at a time; who asks meanwhile is told the same. A link that came after the read
+    /// began may be told an end that is older than its session: it finds the entries in between
+    /// as a gap before the next one, and devices that have a place pull for themselves.
+    fn read_group_tail(&mut self, app: AppId, asked: Option<LinkId>, out: &mut Actions) {
+        let is_reading = self.groups.reading.contains_key(&app);
+        let links = self.groups.reading.entry(app).or_default();
+        links.extend(asked.filter(|link| !links.contains(link)));
+        if !is_reading {
+            let request = StoreOp::Tail { stream: StreamId::Group { app } };
+            self.ops.store(Purpose::GroupTail(app), request, out);
+        }
     }
 
     pub(super) fn check_groups(&mut self, now: Now, out: &mut Actions) {
@@ -134,10 +135,7 @@ impl Node {
         apps.sort_unstable();
         apps.dedup();
         for app in apps {
-            if !self.groups.reading.contains_key(&app) {
-                self.groups.reading.insert(app, Vec::new());
-                self.read_group_tail(app, out);
-            }
+            self.read_group_tail(app, None, out);
         }
     }
 

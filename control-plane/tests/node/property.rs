@@ -217,13 +217,13 @@ impl World {
         let name = a % DEVICES;
         let index = self.messages.len();
         let mut request = push(To::Device(device(&name.to_string())), &format!("p{index}"));
-        if b % 4 == 0 {
+        if b.is_multiple_of(4) {
             request.ttl_s = 1 + (b / 4) as u32 % 2;
         }
-        if c % 4 == 0 {
+        if c.is_multiple_of(4) {
             request.collapse = Some(KeyHash(u128::from(c / 4 % 2)));
         }
-        if c / 8 % 3 == 0 {
+        if (c / 8).is_multiple_of(3) {
             request.idempotency = Some(KeyHash(index as u128));
         }
         let stream = StreamId::Inbox { app: APP, device: device(&name.to_string()) };
