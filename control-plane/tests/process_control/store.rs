@@ -41,7 +41,7 @@ fn runtime() -> Runtime {
 #[derive(Clone, Debug)]
 enum Step {
     Append { stream: u8, ahead: u8, entry: Vec<u8> },
-    AppendAll { stream: u8, room: u8, entries: Vec<(Vec<u8>, Option<u8>, Option<u8>)> },
+    AppendAll { stream: u8, room: u8, entries: Vec<Drawn> },
     Tail { stream: u8 },
     Read { stream: u8, after: u8, count: u8 },
     Find { stream: u8, seq: u8 },
@@ -164,21 +164,22 @@ impl Step {
     }
 }
 
+/// An entry as it is drawn: its bytes, its idempotency key, its collapse key.
+type Drawn = (Vec<u8>, Option<u8>, Option<u8>);
+
 /// No key twice, as the node promises.
-fn new_entries(entries: &[(Vec<u8>, Option<u8>, Option<u8>)]) -> Vec<NewEntry> {
+fn new_entries(entries: &[Drawn]) -> Vec<NewEntry> {
     let (mut records, mut collapses) = (Vec::new(), Vec::new());
     let once = |used: &mut Vec<u8>, key: Option<u8>| {
         let key = key.filter(|key| !used.contains(key))?;
         used.push(key);
         Some(Keyed { key: KeyHash(u128::from(key)), keep_ms: KEEP_MS })
     };
-    let new = |(place, (entry, record, collapse)): (usize, &(Vec<u8>, Option<u8>, Option<u8>))| {
-        NewEntry {
-            entry: Bytes::from(entry.clone()),
-            expires_unix_ms: 1_000 + place as u64,
-            record: once(&mut records, *record),
-            collapse: once(&mut collapses, *collapse),
-        }
+    let new = |(place, (entry, record, collapse)): (usize, &Drawn)| NewEntry {
+        entry: Bytes::from(entry.clone()),
+        expires_unix_ms: 1_000 + place as u64,
+        record: once(&mut records, *record),
+        collapse: once(&mut collapses, *collapse),
     };
     entries.iter().enumerate().map(new).collect()
 }
