@@ -31,7 +31,10 @@ impl Node {
         match request {
             Request::Push(_) => unreachable!("pushes were taken out above"),
             Request::MessageState { app, id } => {
-                if id.stream.app() != app || self.accounts.quota(app).is_none() {
+                if self.accounts.quota(app).is_none() {
+                    return self.refuse_call(call, Refusal::UnknownApp, out);
+                }
+                if id.stream.app() != app {
                     return self.refuse_call(call, Refusal::UnknownMessage, out);
                 }
                 let request = StoreOp::Find { stream: id.stream, seq: id.seq };

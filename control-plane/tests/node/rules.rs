@@ -587,7 +587,9 @@ fn questions_about_what_is_not_there() {
     let pushed = accepted(rig.ask(0, Request::Push(push(to("d"), "x"))));
     let other = AppId(9);
     let ask = |rig: &mut Rig, app, id| rig.refusal(0, Request::MessageState { app, id });
-    assert_eq!(ask(&mut rig, other, pushed.id), Refusal::UnknownMessage);
+    assert_eq!(ask(&mut rig, other, pushed.id), Refusal::UnknownApp);
+    let elsewhere = MessageId { stream: StreamId::Group { app: other }, ..pushed.id };
+    assert_eq!(ask(&mut rig, APP, elsewhere), Refusal::UnknownMessage);
     let later = MessageId { seq: Seq(2), ..pushed.id };
     assert_eq!(ask(&mut rig, APP, later), Refusal::UnknownMessage);
     let shown = rig.refusal(0, Request::DeviceShow { app: other, device: device("d") });
