@@ -85,8 +85,13 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     });
     let links = tokio::spawn(link::listen(link_listener, context));
 
+    // Before the first call is taken: an app's key must not be refused because it is not known yet.
+    // Callers of a node that starts again wait in the listener's queue meanwhile.
+    know_the_apps(&handle, plan.store_start_timeout)
+        .await
+        .with_context(|| format!("the store ({shown})"))?;
     let api = Arc::new(Api {
-        node: handle.clone(),
+        node: handle,
         node_id,
         hash_key,
         admin_key: plan.admin_key,
@@ -104,10 +109,6 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     });
     let serving = tokio::spawn(serving.into_future());
 
-    know_the_apps(&handle, plan.store_start_timeout)
-        .await
-        .with_context(|| format!("the store ({shown})"))?;
-    drop(handle);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     announce(api_address, link_address)?;

@@ -85,7 +85,13 @@ fn bearer(parts: &Parts) -> Option<&str> {
 /// Limits how often the apps are read because of a key that nobody may have.
 #[derive(Debug, Default)]
 pub struct Refresh {
-    last: Mutex<Option<Instant>>,
+    last: Mutex<Option<Read>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    begun: Instant,
+    ended: Instant,
 }
 
 impl Refresh {
@@ -94,14 +100,14 @@ impl Refresh {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         match *last {
-            // Another caller has read them while this one waited for its turn.
-            Some(time) if time >= asked => return true,
-            Some(time) if time.elapsed() < REFRESH_EVERY => return false,
+            // Another caller's read has ended since this one looked: it is worth another look.
+            Some(read) if read.ended >= asked => return true,
+            Some(read) if read.begun.elapsed() < REFRESH_EVERY => return false,
             _ => {}
         }
         let begun = Instant::now();
         let answer = api.node.request(Request::AppsRefresh).await;
-        *last = Some(begun);
+        *last = Some(Read { begun, ended: Instant::now() });
         answer.is_ok()
     }
 }
