@@ -1,5 +1,7 @@
 //! `hawser-control`: one control node. See `--help` and `hawser-control.toml`.
 
+#![forbid(unsafe_code)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -139,9 +139,10 @@ impl Broker {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the process is a child that was not waited for, so its id is its own.
-        let result = unsafe { libc::kill(self.pid() as i32, signal) };
-        assert_eq!(result, 0);
+        // The process is a child that was not waited for, so its id is its own.
+        let arguments = [format!("-{signal}"), self.pid().to_string()];
+        let status = Command::new("kill").args(arguments).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{signal} failed");
     }
 
     pub fn wait(&mut self) -> ExitStatus {

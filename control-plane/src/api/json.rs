@@ -132,23 +132,19 @@ fn path_at(body: &[u8], offset: usize) -> String {
 mod tests {
     use super::*;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Outer {
-        #[allow(unused)]
         name: String,
         #[serde(default)]
-        #[allow(unused)]
         list: Vec<Inner>,
     }
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Inner {
-        #[allow(unused)]
         ttl_s: u32,
         #[serde(default)]
-        #[allow(unused)]
         quota: Option<Box<Inner>>,
     }
 
