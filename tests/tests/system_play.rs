@@ -42,8 +42,8 @@ fn play(more: &[&str]) -> Value {
     command.args(["--devices", &DEVICES.to_string(), "--messages", &MESSAGES.to_string()]);
     command.args(more);
     let mut play = Process::start("hawser play", command);
-    let status = play.wait_long();
-    let output = play.output().join("\n");
+    let (status, lines) = play.wait_long();
+    let output = lines.join("\n");
     let begin = output.find('{').unwrap_or_else(|| panic!("no result: {status}\n{output}"));
     let end = output.rfind('}').expect("a result has an end");
     let result: Value = serde_json::from_str(&output[begin..=end]).expect("the result is JSON");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use super::wait::wait_for;
 
@@ -36,6 +36,7 @@ pub struct Process {
     child: Child,
     /// Everything it has printed, both streams, for the message of a failure.
     output: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -46,9 +47,8 @@ impl Process {
         let output = Arc::new(Mutex::new(Vec::new()));
         let stdout = child.stdout.take().expect("piped");
         let stderr = child.stderr.take().expect("piped");
-        collect(stdout, output.clone());
-        collect(stderr, output.clone());
-        Process { name: name.to_owned(), child, output }
+        let readers = vec![collect(stdout, output.clone()), collect(stderr, output.clone())];
+        Process { name: name.to_owned(), child, output, readers }
     }
 
     pub fn id(&self) -> u32 {
@@ -94,9 +94,13 @@ impl Process {
         wait_for(&what, || self.child.try_wait().expect("it is our child"))
     }
 
-    /// Waits for a child that has a deadline of its own.
-    pub fn wait_long(&mut self) -> ExitStatus {
-        self.child.wait().expect("it is our child")
+    /// Waits for a child that has a deadline of its own, and for the last of its words.
+    pub fn wait_long(&mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.child.wait().expect("it is our child");
+        for reader in self.readers.drain(..) {
+            reader.join().expect("readers do not panic");
+        }
+        (status, self.output())
     }
 }
 
@@ -116,12 +120,15 @@ fn lines(output: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
     output.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn collect(stream: impl std::io::Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
+fn collect(
+    stream: impl std::io::Read + Send + 'static,
+    into: Arc<Mutex<Vec<String>>>,
+) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             lines(&into).push(line);
         }
-    });
+    })
 }
 
 /// A directory of its own, removed when dropped.
