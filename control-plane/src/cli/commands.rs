@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use base64::Engine;
@@ -141,64 +142,120 @@ fn read_limited(source: impl Read) -> std::io::Result<Vec<u8>> {
 
 pub async fn message(args: MessageArgs, format: Format) -> anyhow::Result<()> {
     let client = args.target.client(Role::App)?;
-    show(&client.message(&args.target.app()?, &args.id).await?, format)
+    let message = client.message(&args.target.app()?, &args.id).await?;
+    if format == Format::Json {
+        return out::json(&message);
+    }
+    Ok(out::line(out::pairs(&message_pairs(&message)))?)
+}
+
+fn message_pairs(message: &Value) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![
+        ("id", text(&message["id"])),
+        ("state", text(&message["state"])),
+        ("expires", from_now(&message["expires_at"])),
+    ];
+    // Only a group message has counts.
+    for (name, field) in
+        [("sent at once", "sent"), ("to be pulled", "waiting"), ("acknowledged", "acknowledged")]
+    {
+        if !message[field].is_null() {
+            pairs.push((name, text(&message[field])));
+        }
+    }
+    pairs
 }
 
 pub async fn device(device: &str, target: &Target, format: Format) -> anyhow::Result<()> {
     let client = target.client(Role::App)?;
-    show(&client.device(&target.app()?, device).await?, format)
+    let answer = client.device(&target.app()?, device).await?;
+    if format == Format::Json {
+        return out::json(&answer);
+    }
+    Ok(out::line(out::pairs(&device_pairs(device, &answer)))?)
+}
+
+fn device_pairs(device: &str, answer: &Value) -> Vec<(&'static str, String)> {
+    let inbox = &answer["inbox"];
+    let mut pairs = vec![("device", device.to_owned()), ("online", text(&answer["online"]))];
+    if answer["online"] == true {
+        pairs.extend([
+            ("connected", from_now(&answer["since"])),
+            ("broker", text(&answer["broker"])),
+            ("shard", text(&answer["shard"])),
+        ]);
+    }
+    pairs.extend([
+        ("waiting", text(&inbox["entries"])),
+        ("last message", text(&inbox["last_seq"])),
+        ("acknowledged", text(&inbox["acked"])),
+    ]);
+    pairs
 }
 
 pub async fn status(args: StatusArgs, format: Format) -> anyhow::Result<()> {
-    show(&args.target.client(Role::Operator)?.status().await?, format)
+    let status = args.target.client(Role::Operator)?.status().await?;
+    if format == Format::Json {
+        return out::json(&status);
+    }
+    Ok(out::line(status_text(&status))?)
 }
 
-/// Any answer: its plain fields as pairs, then a table for each list of objects.
-fn show(answer: &Value, format: Format) -> anyhow::Result<()> {
-    match format {
-        Format::Json => out::json(answer),
-        Format::Human => Ok(out::line(human(answer))?),
+fn status_text(status: &Value) -> String {
+    let node = out::pairs(&[
+        ("node", text(&status["node"])),
+        ("version", text(&status["version"])),
+        ("up", status["uptime_s"].as_u64().map_or("-".to_owned(), duration)),
+        ("store", if status["store_up"] == true { "up" } else { "down" }.to_owned()),
+        ("sessions", text(&status["sessions"])),
+        ("pushes waiting", text(&status["pushes_waiting"])),
+        ("pulls waiting", text(&status["pulls_waiting"])),
+    ]);
+    let links = fields_table(&status["links"], &["broker", "shard", "sessions"]);
+    let apps = fields_table(
+        &status["apps"],
+        &[
+            "name",
+            "accepted",
+            "delivered",
+            "pending",
+            "expired",
+            "collapsed",
+            "group_accepted",
+            "group_expired",
+            "group_collapsed",
+        ],
+    );
+    format!("{node}\nSHARDS\n{links}\nAPPS\n{apps}")
+}
+
+/// A table of these fields of each object; all but the first are numbers.
+fn fields_table(objects: &Value, fields: &[&str]) -> String {
+    let heading: Vec<String> =
+        fields.iter().map(|field| field.replace('_', " ").to_uppercase()).collect();
+    let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
+    let row = |object: &Value| fields.iter().map(|field| text(&object[*field])).collect();
+    let numbers: Vec<usize> = (1..fields.len()).collect();
+    out::table(&heading, &numbers, list(objects).iter().map(row).collect())
+}
+
+/// A time in seconds since 1970, as people think of it.
+fn from_now(time_s: &Value) -> String {
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    match time_s.as_u64() {
+        Some(time_s) if time_s > now_s => format!("in {}", duration(time_s - now_s)),
+        Some(time_s) => format!("{} ago", duration(now_s - time_s)),
+        None => "-".to_owned(),
     }
 }
 
-fn human(answer: &Value) -> String {
-    let mut plain = Vec::new();
-    let mut lists = Vec::new();
-    collect("", answer, &mut plain, &mut lists);
-    let plain: Vec<(&str, String)> =
-        plain.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    let mut shown = out::pairs(&plain);
-    for (name, rows) in lists {
-        let mut heading: Vec<String> = Vec::new();
-        let mut cells = Vec::new();
-        for row in rows {
-            let mut plain = Vec::new();
-            collect("", row, &mut plain, &mut Vec::new());
-            heading = plain.iter().map(|(name, _)| name.to_uppercase()).collect();
-            cells.push(plain.into_iter().map(|(_, value)| value).collect());
-        }
-        let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
-        let numbers: Vec<usize> = (1..heading.len()).collect();
-        shown += &format!("\n{}\n{}", name.to_uppercase(), out::table(&heading, &numbers, cells));
-    }
-    shown
-}
-
-/// Flattens nested objects into `inbox entries`, and sets lists of objects apart.
-fn collect<'a>(
-    prefix: &str,
-    value: &'a Value,
-    plain: &mut Vec<(String, String)>,
-    lists: &mut Vec<(String, &'a [Value])>,
-) {
-    let Value::Object(fields) = value else { return };
-    for (name, value) in fields {
-        let name = format!("{prefix}{}", name.replace('_', " "));
-        match value {
-            Value::Object(_) => collect(&format!("{name} "), value, plain, lists),
-            Value::Array(rows) if rows.iter().any(Value::is_object) => lists.push((name, rows)),
-            _ => plain.push((name, text(value))),
-        }
+/// The two largest units.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
     }
 }
 
@@ -223,18 +280,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_become_pairs_and_tables() {
-        let answer = serde_json::json!({
-            "online": true,
-            "inbox": {"entries": 3, "last_seq": 9},
-            "since": null,
-            "brokers": [{"broker": "7f", "sessions": 12}],
+    fn a_status_becomes_tables() {
+        let status = serde_json::json!({
+            "node": "01", "version": "1", "uptime_s": 3700, "store_up": true, "sessions": 12,
+            "pushes_waiting": 0, "pulls_waiting": 0,
+            "links": [{"broker": "7f", "shard": 1, "sessions": 12}],
+            "apps": [{"name": "shop", "accepted": 5, "delivered": 4, "pending": 1}],
         });
-        let shown = human(&answer);
-        for part in ["online", "yes", "inbox entries", "BROKERS", "SESSIONS", "7f"] {
+        let shown = status_text(&status);
+        for part in ["1 h 1 min", "SHARD", " 7f ", "GROUP ACCEPTED", " shop "] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
         assert!(!shown.contains(['{', '"']), "{shown}");
+    }
+
+    #[test]
+    fn only_an_online_device_has_a_place() {
+        let inbox = serde_json::json!({"entries": 3, "last_seq": 9, "acked": 6});
+        let offline = serde_json::json!({"online": false, "inbox": inbox});
+        let names = |answer: &Value| -> Vec<&str> {
+            device_pairs("d", answer).into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(
+            names(&offline),
+            ["device", "online", "waiting", "last message", "acknowledged"]
+        );
+        let online =
+            serde_json::json!({"online": true, "broker": "7f", "shard": 0, "inbox": inbox});
+        assert!(names(&online).contains(&"shard"));
+    }
+
+    #[test]
+    fn only_a_group_message_has_counts() {
+        let single = serde_json::json!({"id": "a", "state": "pending", "expires_at": u64::MAX});
+        assert_eq!(message_pairs(&single).len(), 3);
+        let group = serde_json::json!({"id": "a", "state": "pending", "expires_at": 0, "sent": 1,
+                                       "waiting": 2, "acknowledged": 3});
+        assert_eq!(message_pairs(&group).len(), 6);
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        for (seconds, expect) in
+            [(0, "0 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min"), (90_000, "1 d 1 h")]
+        {
+            assert_eq!(duration(seconds), expect);
+        }
     }
 
     #[test]

@@ -217,7 +217,7 @@ impl Owner for Tail {
     }
 
     fn lost(&mut self) {
-        if std::mem::take(&mut self.connected) {
+        if std::mem::take(&mut self.connected) && !self.is_done() {
             eprintln!("disconnected; reconnecting");
         }
     }
