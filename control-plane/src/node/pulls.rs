@@ -38,11 +38,12 @@ pub(super) enum Reader {
     Fetch { app: AppId },
 }
 
-/// What identifies a reader on its link: a later request replaces an earlier one.
+/// What identifies a reader on its link: a later request replaces an earlier one. The slot alone
+/// would not do: a failed read of its former session would take the present one's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum ReaderKey {
-    Inbox { slot: u32 },
-    Group { slot: u32 },
+    Inbox { session: SessionRef },
+    Group { session: SessionRef },
     Fetch { app: AppId },
 }
 
@@ -86,8 +87,8 @@ struct LinkQueue {
 impl Reader {
     fn key(&self) -> ReaderKey {
         match self {
-            Reader::Inbox { session, .. } => ReaderKey::Inbox { slot: session.slot },
-            Reader::Group { session, .. } => ReaderKey::Group { slot: session.slot },
+            Reader::Inbox { session, .. } => ReaderKey::Inbox { session: *session },
+            Reader::Group { session, .. } => ReaderKey::Group { session: *session },
             Reader::Fetch { app } => ReaderKey::Fetch { app: *app },
         }
     }
