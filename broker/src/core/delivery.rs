@@ -164,8 +164,14 @@ impl Core {
         }
         row.sent = before.max(upto);
         let was_asked = row.flags.has(Flags::ASKED);
+        // Of two pulls on their way the first answer ended both; the second one may be the older
+        // and proves nothing about what was stored since.
+        let is_late = !row.flags.has(Flags::PULLING);
         let grew = row.flags.has(Flags::GREW);
-        row.flags.clear(Flags::ASKED | Flags::NOTICED | Flags::OWED);
+        row.flags.clear(Flags::ASKED | Flags::OWED);
+        if !is_late || row.sent >= row.latest {
+            row.flags.clear(Flags::NOTICED);
+        }
         if was_asked || more || row.sent > before {
             send(out, slot, &Downlink::CaughtUp { stream: Stream::Inbox, upto: row.sent, more });
         }
@@ -178,11 +184,11 @@ impl Core {
             row.latest = row.latest.max(Seq(upto.0.saturating_add(1).min(Seq::MAX.0)));
             row.flags.clear(Flags::AWAKE);
             row.flags.set(Flags::NOTICED);
-        } else if row.latest == row.sent || !grew {
+        } else if row.latest == row.sent || !(grew || is_late) {
             // The store was read after everything known was stored; what it lacks does not exist.
             row.latest = row.sent;
             row.flags.clear(Flags::AWAKE);
-        } else if !row.flags.has(Flags::AWAKE) {
+        } else if !row.flags.has(Flags::AWAKE) && !is_late {
             self.pull_inbox(slot, now);
         }
     }

@@ -167,6 +167,26 @@ rules! {
         "deliver 0 1 a!; deliver 0 2 b" => "",
         "entries 0 0" => "L0>pull 0@0",
     }
+    "of several answers on their way the later ones end nothing" {
+        "up 0; up 1; start 0 anna; down 1; up 1" =>
+            "0:start; 0<welcome 180s; L0>announce 0=0; L0>pull 0@0; L1>announce 0=0; \
+             L0>pull 0@0; L1>announce 0=0; L1>pull 0@0",
+        "entries 0 0" => "",
+        "deliver 0 1 a!" => "",
+        "via entries 0 0" => "",
+        "ping 0" => "0<pong; 0<notice inbox 1",
+        "via entries 0 0" => "",
+        "deliver 0 2 b" => "",
+        "pull 0 inbox 0; entries 0 2 1=a! 2=b" =>
+            "L0>pull 0@0; 0<push 1 a; 0<push 2 b; 0<caught inbox 2",
+        "deliver 0 3 c" => "0<push 3 c",
+    }
+    "an answer that nobody here asked for is good for what is new in it" {
+        "up 0; start 0 anna; entries 0 0" => "*",
+        "via entries 0 2 1=a 2=b" => "0<push 1 a; 0<push 2 b; 0<caught inbox 2",
+        "via entries 0 2 1=a 2=b" => "",
+        "deliver 0 3 c" => "0<push 3 c",
+    }
     "a device that does not read is left alone, and told once when it reads" {
         "up 0; start 0 anna; entries 0 0" => "*",
         "deliver 0 1 a; blocked 0; blocked 0" => "0<push 1 a",
