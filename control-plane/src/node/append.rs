@@ -90,6 +90,10 @@ pub(super) struct Appends {
 struct Tails {
     young: Table<StreamId, Known>,
     old: Table<StreamId, Known>,
+    /// When `old` was young last.
+    old_closed_ms: u64,
+    /// The latest time at which anything was remembered that is forgotten now.
+    forgotten_ms: Option<u64>,
 }
 
 impl Tails {
@@ -97,11 +101,19 @@ impl Tails {
         self.young.remove(&stream).or_else(|| self.old.remove(&stream))
     }
 
-    fn put(&mut self, stream: StreamId, known: Known, tails_max: usize) {
+    fn put(&mut self, stream: StreamId, known: Known, tails_max: usize, now: Now) {
         if self.young.len() >= tails_max / 2 {
+            if !self.old.is_empty() {
+                self.forgotten_ms = self.forgotten_ms.max(Some(self.old_closed_ms));
+            }
             self.old = std::mem::take(&mut self.young);
+            self.old_closed_ms = now.mono_ms;
         }
         self.young.insert(stream, known);
+    }
+
+    fn forget(&mut self, now: Now) {
+        self.forgotten_ms = Some(now.mono_ms);
     }
 
     fn get_mut(&mut self, stream: StreamId) -> Option<&mut Known> {
@@ -128,6 +140,13 @@ impl Appends {
     /// The last stored entry of a stream, if it is remembered; another node may have added more.
     pub fn known_last(&mut self, stream: StreamId) -> Option<Seq> {
         self.known_mut(stream).map(|known| known.last)
+    }
+
+    /// Whether this node may have stored something in the last `within_ms` of which `known_last`
+    /// does not tell.
+    pub fn may_have_forgotten(&self, stream: StreamId, within_ms: u64, now: Now) -> bool {
+        let unsure = self.busy.get(&stream).is_some_and(|busy| busy.tail.is_none());
+        unsure || self.tails.forgotten_ms.is_some_and(|at_ms| now.mono_ms < at_ms + within_ms)
     }
 
     /// Our own trims make room at once.
@@ -173,7 +192,7 @@ impl Appends {
 
 impl Node {
     /// Takes in a push that passed all checks.
-    pub(super) fn append(&mut self, stream: StreamId, push: Waiting, out: &mut Actions) {
+    pub(super) fn append(&mut self, stream: StreamId, push: Waiting, now: Now, out: &mut Actions) {
         self.appends.waiting += 1;
         self.appends.waiting_bytes += push.new.entry.len();
         if let Some(busy) = self.appends.busy.get_mut(&stream) {
@@ -189,11 +208,11 @@ impl Node {
             conflicts: 0,
         };
         self.appends.busy.insert(stream, busy);
-        self.append_next(stream, out);
+        self.append_next(stream, now, out);
     }
 
     /// Starts the stream's next operation, or lets the stream rest.
-    fn append_next(&mut self, stream: StreamId, out: &mut Actions) {
+    fn append_next(&mut self, stream: StreamId, now: Now, out: &mut Actions) {
         let entries_max = self.entries_max(stream);
         loop {
             let busy = self.appends.busy.get_mut(&stream).expect("the caller knows it is busy");
@@ -201,7 +220,7 @@ impl Node {
             let Some(front) = busy.queue.front() else {
                 let busy = self.appends.busy.remove(&stream).expect("it was just there");
                 if let Some(known) = busy.tail {
-                    self.appends.tails.put(stream, known, self.config.limits.tails_max);
+                    self.appends.tails.put(stream, known, self.config.limits.tails_max, now);
                 }
                 return;
             };
@@ -304,21 +323,29 @@ impl Node {
                     self.finish_stored(stream, push, seq, now, out);
                 }
             }
-            StoreResult::Conflict => self.on_conflict(stream, in_flight, out),
+            StoreResult::Conflict => self.on_conflict(stream, in_flight, now, out),
             StoreResult::Full(tail) => self.on_full(stream, tail, in_flight, out),
             StoreResult::Failed(_) if self.bug(SeededBug::AnswerWithoutStore) => {
                 for push in &in_flight {
                     self.finish_stored(stream, push, Seq(1), now, out);
                 }
             }
-            StoreResult::Failed(failure) => self.on_append_failed(stream, failure, in_flight, out),
+            StoreResult::Failed(failure) => {
+                self.on_append_failed(stream, failure, in_flight, now, out);
+            }
             other => unreachable!("an append is not answered with {other:?}"),
         }
-        self.append_next(stream, out);
+        self.append_next(stream, now, out);
     }
 
     /// Another writer was first: everything stays in order and is tried again, behind it.
-    fn on_conflict(&mut self, stream: StreamId, in_flight: Vec<Waiting>, out: &mut Actions) {
+    fn on_conflict(
+        &mut self,
+        stream: StreamId,
+        in_flight: Vec<Waiting>,
+        now: Now,
+        out: &mut Actions,
+    ) {
         self.counters.add(Counter::Conflicts, 1);
         let busy = self.appends.busy.get_mut(&stream).expect("the caller knows it is busy");
         busy.tail = None;
@@ -329,6 +356,7 @@ impl Node {
             return;
         }
         busy.conflicts = 0;
+        self.appends.tails.forget(now);
         let refusal = Refusal::StoreUnavailable { retry_after_ms: self.retry_after_ms() };
         for push in &in_flight {
             self.refuse_push(push, refusal, out);
@@ -362,8 +390,10 @@ impl Node {
         stream: StreamId,
         failure: StoreFailure,
         in_flight: Vec<Waiting>,
+        now: Now,
         out: &mut Actions,
     ) {
+        self.appends.tails.forget(now);
         let busy = self.appends.busy.get_mut(&stream).expect("the caller knows it is busy");
         busy.tail = None;
         let queue = std::mem::take(&mut busy.queue);

@@ -62,7 +62,7 @@ impl Node {
             To::Topic(_) | To::All => StreamId::Group { app: push.app },
         };
         match self.check_push(&push, stream, now) {
-            Ok(()) => self.append(stream, Waiting { call, new: new_entry(&push, now) }, out),
+            Ok(()) => self.append(stream, Waiting { call, new: new_entry(&push, now) }, now, out),
             Err(refusal) => self.refuse(call, refusal, out),
         }
     }

@@ -9,11 +9,11 @@
 use bytes::Bytes;
 use hawser_codec::ids::{AppId, DeviceId, Seq};
 use hawser_codec::limits::INLINE_BYTES_MAX;
-use hawser_codec::link::{self, EntryFlags, to_broker};
+use hawser_codec::link::{self, Announced, EntryFlags, Pulled, to_broker};
 
 use super::Node;
 use super::counters::Counter;
-use super::event::{Action, Actions, Now, StreamId, Wake};
+use super::event::{Action, Actions, LinkId, Now, StreamId, Wake};
 use crate::records::Entry;
 
 impl Node {
@@ -64,10 +64,25 @@ impl Node {
     }
 
     /// A shard announces a session to every node and pulls for it at one. What another node stored
-    /// after that pull was read and before it heard of the session is told by nobody but this.
-    pub(super) fn remind_of_end(&mut self, stream: StreamId, acked: Seq, out: &mut Actions) {
-        if let Some(last) = self.appends.known_last(stream).filter(|&last| last > acked) {
-            self.remind(stream, last, out);
+    /// after that pull was read and before it heard of the session is told by nobody but this. A
+    /// node that may have forgotten the end of the inbox pulls for the shard.
+    pub(super) fn remind_of_end(
+        &mut self,
+        link: LinkId,
+        announced: &Announced,
+        now: Now,
+        out: &mut Actions,
+    ) {
+        let &Announced { device, app, session, acked, .. } = announced;
+        let stream = StreamId::Inbox { app, device };
+        let within_ms = self.config.limits.announce_late_ms;
+        match self.appends.known_last(stream) {
+            Some(last) if last > acked => self.remind(stream, last, out),
+            Some(_) => {}
+            None if self.appends.may_have_forgotten(stream, within_ms, now) => {
+                self.on_pull(link, Pulled { device, app, session, from: acked }, now, out);
+            }
+            None => {}
         }
     }
 

@@ -40,6 +40,9 @@ pub struct Limits {
     /// Group entries whose counts wait to be stored.
     pub group_counts_max: usize,
 
+    /// A session's announcement arrives within this time of its first pull: a link that is silent
+    /// for longer is replaced, and the new one begins with all sessions.
+    pub announce_late_ms: u64,
     pub apps_refresh_ms: u64,
     pub ack_flush_ms: u64,
     pub counts_flush_ms: u64,
@@ -77,6 +80,7 @@ impl Default for Limits {
             trims_max: 16,
             calls_waiting_max: 4096,
             group_counts_max: 65_536,
+            announce_late_ms: 30_000,
             apps_refresh_ms: 1_000,
             ack_flush_ms: 10,
             counts_flush_ms: 1_000,

@@ -247,7 +247,7 @@ impl Node {
     fn on_frame(&mut self, link: LinkId, frame: ToControl<'_>, now: Now, out: &mut Actions) {
         match frame {
             ToControl::Announce(list) => {
-                list.iter().for_each(|announced| self.on_announced(link, announced, out));
+                list.iter().for_each(|announced| self.on_announced(link, announced, now, out));
             }
             ToControl::Gone(list) => list.iter().for_each(|gone| self.on_gone(link, gone)),
             ToControl::Pull(list) => {
@@ -272,7 +272,7 @@ impl Node {
         }
     }
 
-    fn on_announced(&mut self, link: LinkId, announced: Announced, out: &mut Actions) {
+    fn on_announced(&mut self, link: LinkId, announced: Announced, now: Now, out: &mut Actions) {
         self.counters.add(Counter::Announced, 1);
         let compares_epochs = !self.bug(SeededBug::RouteIgnoresEpoch);
         let routes_max = self.config.limits.routes_max;
@@ -288,7 +288,7 @@ impl Node {
                     self.counters.add(Counter::Moved, 1);
                     self.kick(loser, out);
                 }
-                self.remind_of_end(StreamId::Inbox { app, device }, acked, out);
+                self.remind_of_end(link, &announced, now, out);
             }
             Announcement::Stale { loser } => {
                 self.counters.add(Counter::AnnouncedStale, 1);

@@ -412,6 +412,55 @@ fn an_announcement_that_comes_after_a_push_is_told_of_it() {
     check(3, &[]);
 }
 
+/// What a node stored between a session's pull, at another node, and the session's announcement is
+/// told even when the node has forgotten where the inbox ends.
+#[test]
+fn a_node_that_forgets_reads_for_a_session_that_is_announced_late() {
+    let announce = |rig: &mut Rig| {
+        rig.announce(0, 1, "d", 1, 100);
+        rig.settle();
+        rig.frames().into_iter().filter(|frame| !frame.contains("cursor")).collect::<Vec<_>>()
+    };
+    let told = ["1: entries 1.1 upto 1 [1=x]"];
+    let limits = Limits { tails_max: 2, ..Limits::default() };
+    let late_ms = limits.announce_late_ms;
+    for (others, wait_ms, expect) in [
+        // Remembered: the number is enough.
+        (0, 0, &["1: deliver 1.1 1/no-body"][..]),
+        // Two generations of one stream each: the third stream pushes the first one out.
+        (2, 0, &told),
+        (2, late_ms - 1, &told),
+        // By then the announcement would have come, or its link would have been replaced.
+        (2, late_ms, &[]),
+    ] {
+        let mut rig = Rig::new(1, limits.clone(), Quota::default());
+        rig.link_up(0, 1, 10, 0);
+        accepted(rig.ask(0, Request::Push(push(to("d"), "x"))));
+        for other in 0..others {
+            accepted(rig.ask(0, Request::Push(push(to(&format!("other-{other}")), "x"))));
+        }
+        rig.advance(wait_ms);
+        rig.settle();
+        assert_eq!(announce(&mut rig), expect, "{others} others, {wait_ms} ms later");
+    }
+}
+
+#[test]
+fn a_node_whose_store_failed_reads_for_a_session_that_is_announced_late() {
+    let mut rig = rig(1);
+    rig.link_up(0, 1, 10, 0);
+    let call = rig.call(0, Request::Push(push(to("d"), "x")));
+    rig.finish(0, Fate::Done);
+    assert!(matches!(rig.pending[0].request, StoreOp::Append { .. }));
+    rig.finish(0, Fate::DoneUnheard);
+    assert!(matches!(rig.answer(call), Answer::Refused(Refusal::OutcomeUnknown { .. })));
+    rig.announce(0, 1, "d", 1, 100);
+    rig.settle();
+    let frames: Vec<String> =
+        rig.frames().into_iter().filter(|frame| !frame.contains("cursor")).collect();
+    assert_eq!(frames, ["1: entries 1.1 upto 1 [1=x]"]);
+}
+
 #[test]
 fn an_announcement_and_a_pull_acknowledge_too() {
     let check = |acked: u64, from: u64, left: u64| {
