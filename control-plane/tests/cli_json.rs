@@ -151,3 +151,43 @@ fn people_get_tables_and_reasons() {
     node.refused(key, &["ticket", "phone-1", "--ttl", "60d"], "ttl_s");
     node.refused(key, &["push", "all", "--text", "x", "--app", "other"], "404");
 }
+
+/// A running `hawser play` leaves a file; with it no flag is needed. One that is left by a play
+/// that has ended counts for nothing.
+#[test]
+fn a_second_terminal_needs_no_flags() {
+    let node = Node::start("cli-play-file");
+    let app = node.json(OPERATOR_KEY, &["app", "create", "shop"]);
+    let runtime = node.directory.join("runtime");
+    std::fs::create_dir_all(runtime.join("hawser")).unwrap();
+    let publish = |pid: u32| {
+        let play = serde_json::json!({
+            "pid": pid, "url": node.url, "app": "shop", "key": app["api_key"],
+            "operator_key": OPERATOR_KEY, "brokers": ["127.0.0.1:1"],
+        });
+        std::fs::write(runtime.join("hawser/play.json"), play.to_string()).unwrap();
+    };
+    let hawser = |line: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_hawser"))
+            .args(line)
+            .env_clear()
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .output()
+            .unwrap()
+    };
+
+    publish(std::process::id());
+    for line in [&["push", "all", "--text", "hi"][..], &["status"], &["app", "list"]] {
+        let output = hawser(line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line:?}: {stderr}");
+    }
+    // Its keys are for its own node only.
+    let elsewhere = hawser(&["status", "--url", "http://127.0.0.1:1"]);
+    assert_eq!(elsewhere.status.code(), Some(2));
+
+    let mut ended = Command::new("/bin/true").spawn().unwrap();
+    ended.wait().unwrap();
+    publish(ended.id());
+    assert_eq!(hawser(&["status"]).status.code(), Some(2));
+}

@@ -271,13 +271,15 @@ pub struct FleetArgs {
     #[arg(long)]
     pub topics: u32,
     #[arg(long)]
+    pub run: u32,
+    #[arg(long)]
     pub many_sources: bool,
 }
 
 impl FleetArgs {
     pub fn run(self) -> anyhow::Result<()> {
-        let FleetArgs { broker, first, count, topics, many_sources } = self;
-        fleet::run(fleet::FleetPlan { broker, first, count, topics, many_sources })
+        let FleetArgs { broker, first, count, topics, run, many_sources } = self;
+        fleet::run(fleet::FleetPlan { broker, first, count, topics, run, many_sources })
     }
 }
 

@@ -59,6 +59,7 @@ impl Crowd {
                 first,
                 count,
                 topics,
+                run: system.run,
                 many_sources: devices > DEVICES_ON_ONE_SOURCE_MAX,
             };
             let spec = Spec {
@@ -91,9 +92,10 @@ impl Crowd {
 }
 
 fn arguments(plan: FleetPlan) -> Vec<String> {
-    let FleetPlan { broker, first, count, topics, many_sources } = plan;
+    let FleetPlan { broker, first, count, topics, run, many_sources } = plan;
     let mut args = vec!["fleet".to_owned()];
-    for (name, value) in [("--first", first), ("--count", count), ("--topics", topics)] {
+    let numbers = [("--first", first), ("--count", count), ("--topics", topics), ("--run", run)];
+    for (name, value) in numbers {
         args.extend([name.to_owned(), value.to_string()]);
     }
     args.extend(["--broker".to_owned(), broker.to_string()]);

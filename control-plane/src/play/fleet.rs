@@ -51,6 +51,8 @@ pub struct FleetPlan {
     pub first: u32,
     pub count: u32,
     pub topics: u32,
+    /// Messages of other runs are nothing to compare.
+    pub run: u32,
     /// Whether the whole play has more devices than one source address has ports.
     pub many_sources: bool,
 }
@@ -238,12 +240,12 @@ impl Owner for SimulatedDevice {
             Event::Ready => What::Ready,
             Event::Reset { .. } => What::Reset,
             Event::Message { stream, seq, payload, .. } => match Mark::parse(payload) {
-                Some(Mark { kind, number, sent_us }) => {
+                Some(Mark { run, kind, number, sent_us }) if run == self.fleet.plan.run => {
                     let waited_us = unix_us().saturating_sub(sent_us);
                     let latency_us = u32::try_from(waited_us).unwrap_or(u32::MAX);
                     What::Seen { kind, stream, seq: seq.0, number, latency_us }
                 }
-                None => What::Other,
+                Some(_) | None => What::Other,
             },
             // The session has recognised it: the application does not see it.
             Event::Repeat { .. } | Event::Pong | Event::Closing(_) => return,

@@ -41,8 +41,8 @@ pub struct Caller {
     /// With the app's key, one per control node. The first one is tried first.
     clients: Vec<Client>,
     app: String,
-    /// Makes idempotency keys differ between runs on one store.
-    run: String,
+    /// Makes marks and idempotency keys differ between runs on one store.
+    run: u32,
     unanswered: Unanswered,
     news: mpsc::Sender<News>,
 }
@@ -58,10 +58,10 @@ impl Caller {
     pub fn new(
         clients: Vec<Client>,
         app: String,
+        run: u32,
         unanswered: Unanswered,
         news: mpsc::Sender<News>,
     ) -> Caller {
-        let run = format!("{}-{}", std::process::id(), unix_us());
         Caller { clients, app, run, unanswered, news }
     }
 
@@ -133,7 +133,7 @@ impl Caller {
         };
         Push {
             to,
-            payload: Payload::Text(Mark { kind, number, sent_us: unix_us() }.text()),
+            payload: Payload::Text(Mark { run: self.run, kind, number, sent_us: unix_us() }.text()),
             ttl_s: TTL_S,
             priority: None,
             when_awake: false,

@@ -150,7 +150,7 @@ pub async fn run(plan: Plan, line: &mut LiveLine) -> anyhow::Result<Summary> {
         Some(_) => Unanswered::Repeat,
         None => Unanswered::Fail,
     };
-    let caller = Caller::new(clients.clone(), app.clone(), unanswered, news_in);
+    let caller = Caller::new(clients.clone(), app.clone(), run.system.run, unanswered, news_in);
     run.start_callers(caller, accepted_out);
     if run.plan.kill.is_some() {
         run.until(Goal::HalfAccepted).await?;

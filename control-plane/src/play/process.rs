@@ -9,7 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -98,7 +98,6 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(log)
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", spec.name))?;
         Ok(Process { spec, child })
@@ -156,6 +155,21 @@ impl Process {
     }
 }
 
+/// Not a clean end: an error or an interrupt. The process is gone when this returns, so that what it
+/// had open (a store, a port) can be opened again.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.start_kill().is_err() {
+            // It has ended and was waited for.
+            return;
+        }
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < STOP_TIMEOUT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 fn log_tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
@@ -183,6 +197,16 @@ mod tests {
         let mut process = Process::start_server(shell(script)).await.unwrap();
         process.check().unwrap();
         process.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_dropped_child_is_gone() {
+        let script = "echo child ready; while true; do sleep 1; done";
+        let process = Process::start_server(shell(script)).await.unwrap();
+        let entry = PathBuf::from(format!("/proc/{}", process.pid().unwrap()));
+        assert!(entry.exists());
+        drop(process);
+        assert!(!entry.exists());
     }
 
     #[tokio::test]

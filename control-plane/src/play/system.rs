@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::fleet::Credentials;
+use super::mark::unix_us;
 use super::ports::Ports;
 use super::process::{Process, Spec};
 use super::scrape::{ShardState, broker_shards};
@@ -69,6 +70,8 @@ pub struct System {
     pub addresses: Addresses,
     pub operator_key: String,
     pub app: NewApp,
+    /// Differs between plays, which may share a store one after another.
+    pub run: u32,
     /// After the processes: dropped when they are gone.
     directory: Directory,
 }
@@ -109,7 +112,8 @@ impl System {
         // it does not know, and they stay away.
         processes.push(directory.start_broker(plan.devices, &addresses).await?);
         linked(&addresses).await?;
-        Ok(System { processes, addresses, operator_key, app, directory })
+        let run = unix_us() as u32;
+        Ok(System { processes, addresses, operator_key, app, run, directory })
     }
 
     pub fn directory(&self) -> &Path {

@@ -70,8 +70,13 @@ pub async fn run(
     welcome(&system)?;
 
     let client = system.clients().swap_remove(0);
-    let background =
-        tokio::spawn(background(client, system.app.name.clone(), plan.devices, plan.rate));
+    let background = tokio::spawn(background(
+        client,
+        system.app.name.clone(),
+        system.run,
+        plan.devices,
+        plan.rate,
+    ));
     let mut window = Window::default();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,7 +114,7 @@ fn play_file(system: &System) -> PlayFile {
 
 /// A little traffic, round robin over the devices. What fails is left out: it is only there to be
 /// looked at.
-async fn background(client: Client, app: String, devices: u32, rate: u32) {
+async fn background(client: Client, app: String, run: u32, devices: u32, rate: u32) {
     if devices == 0 || rate == 0 {
         return;
     }
@@ -129,7 +134,7 @@ async fn background(client: Client, app: String, devices: u32, rate: u32) {
                 Push {
                     to: To::Device(device_name(device)),
                     payload: Payload::Text(
-                        Mark { kind: Kind::Single, number, sent_us: unix_us() }.text(),
+                        Mark { run, kind: Kind::Single, number, sent_us: unix_us() }.text(),
                     ),
                     ttl_s: BACKGROUND_TTL_S,
                     priority: None,
