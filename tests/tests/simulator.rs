@@ -33,7 +33,10 @@ const LINKS_ONLY: [CloseReason; 3] =
 
 /// Faults, paths of delivery, and ends, by the names under which worlds and shards count them. No
 /// world has a store that went back, so none has a reset of a device's position.
-const REACHED: [&str; 58] = [
+const REACHED: [&str; 61] = [
+    "end: released by a heartbeat",
+    "disturbance: store flaky",
+    "disturbance: stray kick",
     "disturbance: node killed",
     "disturbance: node's machine lost",
     "disturbance: node started",

@@ -14,6 +14,7 @@ use hawser_broker::shard::{Shard, ShardConfig};
 use hawser_codec::error::CloseReason;
 
 use super::network::{Delay, Wire};
+use super::oracles::{self, Before};
 use super::random::Random;
 use super::scenario::{Scenario, UNIX_START_MS};
 use super::trace::Trace;
@@ -192,7 +193,7 @@ impl Brokers {
     }
 
     /// Runs every shard that has something to do now. Returns the links they want.
-    pub fn turn(&mut self, now_ms: u64, check: impl Fn(&Shard<SimIo>, &ShardConfig)) -> Vec<Dial> {
+    pub fn turn(&mut self, now_ms: u64) -> Vec<Dial> {
         let mut dials = Vec::new();
         for (at, process) in self.shards.iter_mut().enumerate() {
             for _ in 0..TURNS_AT_ONCE {
@@ -202,8 +203,10 @@ impl Brokers {
                 let now = process.now(now_ms);
                 let Some(shard) = &mut process.shard else { break };
                 shard.io_mut().set_now(now);
+                let before = Before::of(shard);
                 shard.turn();
-                check(shard, &self.config);
+                oracles::bounded(shard, &self.config);
+                oracles::holds_no_body_for_the_blocked(before, shard);
             }
             let run = process.run;
             if let Some(shard) = &mut process.shard {

@@ -4,14 +4,15 @@
 //! A killed node takes its links and its open calls with it; its store operations go on without
 //! anybody who hears the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use hawser_codec::error::DecodeError;
 use hawser_codec::frame::{self, Framer};
 use hawser_codec::ids::{Epoch, HashKey};
 use hawser_codec::limits::LINK_BODY_BYTES_MAX;
 use hawser_codec::link::{
-    BROKER_PROOF_CONTEXT, CONTROL_PROOF_CONTEXT, Entry, Hello, ToBroker, ToControl, to_broker,
+    Announced, BROKER_PROOF_CONTEXT, CONTROL_PROOF_CONTEXT, Entry, Hello, ToBroker, ToControl,
+    to_broker,
 };
 use hawser_control::node::event::{Action, Actions, Answer, CallId, Event, LinkId, Now, Request};
 use hawser_control::node::limits::Limits;
@@ -33,6 +34,9 @@ pub const HASH_KEY: HashKey = HashKey([3; 16]);
 const PING_MS: u64 = 4_000;
 const SILENCE_MS: u64 = 12_000;
 
+/// For stray kicks.
+const ANNOUNCED_KEPT: usize = 16;
+
 /// Calls of a node at one time before the world goes on without it.
 const STEPS_AT_ONCE: usize = 256;
 
@@ -51,6 +55,8 @@ pub struct Controls {
     link_delay: Delay,
     skew_ms: u64,
     actions: Actions,
+    /// The sessions announced last, with the link that said so.
+    announced: VecDeque<(LinkId, Announced)>,
     #[cfg(feature = "seeded-bugs")]
     bug: Option<hawser_control::node::SeededBug>,
 }
@@ -130,6 +136,7 @@ impl Controls {
             link_delay: scenario.link_delay,
             skew_ms: scenario.skew_ms,
             actions: Actions::default(),
+            announced: VecDeque::new(),
             #[cfg(feature = "seeded-bugs")]
             bug: None,
         }
@@ -182,6 +189,18 @@ impl Controls {
         }
     }
 
+    /// Asks for the end of a session that is newer than the reason given.
+    pub fn stray_kick(&mut self, random: &mut Random, now_ms: u64) {
+        if self.announced.is_empty() {
+            return;
+        }
+        let (link, session) = self.announced[random.below(self.announced.len())];
+        let Some(link) = self.links.iter_mut().find(|up| up.id == link) else { return };
+        let mut out = Vec::new();
+        to_broker::kick(&mut out, session.session, Epoch(session.epoch.0 - 1));
+        link.wire.send(out, now_ms, random);
+    }
+
     pub fn heal(&mut self) {
         self.store.heal();
         for process in &mut self.nodes {
@@ -214,6 +233,11 @@ impl Controls {
     /// Answers since the last time; `None` for calls whose node died.
     pub fn take_answers(&mut self) -> Vec<(CallId, Option<Answer>)> {
         std::mem::take(&mut self.answers)
+    }
+
+    /// The nodes that run.
+    pub fn up(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_up()).collect()
     }
 
     pub fn open_calls(&self) -> usize {
@@ -336,6 +360,7 @@ impl Controls {
         let now = self.nodes[node].now(around.trace.now_ms);
         let mut framer = std::mem::take(&mut link.framer);
         let actions = &mut self.actions;
+        let announced = &mut self.announced;
         let process = &mut self.nodes[node];
         let result = framer.feed(bytes, LINK_BODY_BYTES_MAX, |frame| {
             let Some(frame) = ToControl::decode(frame)? else { return Ok(()) };
@@ -343,6 +368,10 @@ impl Controls {
                 (State::Up, ToControl::Pong { .. }) => {}
                 (State::Up, frame) => {
                     around.trace.reach(up_label(&frame));
+                    if let ToControl::Announce(list) = &frame {
+                        announced.extend(list.iter().map(|session| (id, session)));
+                        announced.drain(..announced.len().saturating_sub(ANNOUNCED_KEPT));
+                    }
                     let Some(running) = &mut process.node else { return Ok(()) };
                     running.on_event(Event::Frame { link: id, frame }, now, actions);
                 }

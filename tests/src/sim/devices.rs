@@ -45,6 +45,8 @@ pub struct Record {
     pub group_from: Option<(Seq, u64)>,
     pub resets: u64,
     pub last_event_ms: u64,
+    /// When a heartbeat, or another ping, was answered last.
+    pub last_pong_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,8 @@ pub struct Sighting {
     pub stream: Stream,
     pub seq: Seq,
     pub at_ms: u64,
+    /// When the device had last been answered a ping by then.
+    pub pong_ms: u64,
 }
 
 /// A topic that the application has joined.
@@ -419,7 +423,10 @@ impl Hearing<'_> {
             self.record.last_event_ms = self.trace.now_ms;
         }
         match event {
-            Event::Pong => *self.pongs += 1,
+            Event::Pong => {
+                *self.pongs += 1;
+                self.record.last_pong_ms = self.trace.now_ms;
+            }
             Event::Welcomed { epoch } => {
                 self.trace.note(format_args!("app {} is welcome at {epoch:?}", self.label));
                 assert!(
@@ -468,7 +475,8 @@ impl Hearing<'_> {
             "fifo-per-device: app {label} got {seq:?} after {last:?} ({stream:?})"
         );
         *last = seq;
-        let sighting = Sighting { stream, seq, at_ms: self.trace.now_ms };
+        let pong_ms = self.record.last_pong_ms;
+        let sighting = Sighting { stream, seq, at_ms: self.trace.now_ms, pong_ms };
         if let Some(before) = self.record.seen.insert(number, sighting) {
             panic!(
                 "fifo-per-device: app {label} got message {number} twice: {before:?}, {sighting:?}"

@@ -32,6 +32,12 @@ pub enum Disturbance {
     StallStore {
         for_ms: u64,
     },
+    /// Every second operation fails.
+    FlakyStore {
+        for_ms: u64,
+    },
+    /// A node that knows less than it should asks for the end of a session that is the newest.
+    StrayKick,
     /// A wall clock jumps to this far from the truth.
     SkewNode {
         node: usize,
@@ -53,7 +59,7 @@ pub fn plan(scenario: &Scenario, random: &mut Random) -> Vec<(u64, Disturbance)>
         let broker = random.below(scenario.brokers);
         let skew = scenario.skew_ms;
         let by_ms = random.between(0, 2 * skew) as i64 - skew as i64;
-        let disturbance = match random.below(12) {
+        let disturbance = match random.below(14) {
             0 | 1 => {
                 let down_ms = random.between(10, 12_000);
                 plan.push((at_ms + down_ms, Disturbance::StartNode(node)));
@@ -76,7 +82,9 @@ pub fn plan(scenario: &Scenario, random: &mut Random) -> Vec<(u64, Disturbance)>
                 Disturbance::MemoryLow { broker, low: true }
             }
             8 | 9 => Disturbance::StallStore { for_ms: random.between(50, 8_000) },
-            10 => Disturbance::SkewNode { node, by_ms },
+            10 => Disturbance::FlakyStore { for_ms: random.between(500, 6_000) },
+            11 => Disturbance::StrayKick,
+            12 => Disturbance::SkewNode { node, by_ms },
             _ => Disturbance::SkewBroker { broker, by_ms },
         };
         plan.push((at_ms, disturbance));

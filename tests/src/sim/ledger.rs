@@ -43,6 +43,8 @@ pub struct Message {
     pub fate: Fate,
     /// An attempt had no answer, or one that said so: it may have been stored.
     pub doubtful: bool,
+    /// An answer that the sender did not get.
+    pub lost_answer: Option<Seq>,
     /// When the promise was given.
     pub accepted_ms: u64,
     /// By how many applications it was heard.

@@ -22,6 +22,36 @@ use super::ledger::{Fate, Message, Target};
 use super::scenario::UNIX_START_MS;
 use super::world::World;
 
+/// What a shard's counters were before a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    sessions: u64,
+    blocked: u64,
+    inline: u64,
+}
+
+impl Before {
+    pub fn of(shard: &Shard<SimIo>) -> Before {
+        let counters = shard.core().counters();
+        Before {
+            sessions: counters.get(Counter::Sessions),
+            blocked: counters.get(Counter::Blocked),
+            inline: counters.get(Counter::PushInline),
+        }
+    }
+}
+
+/// `bounded`: a body is not sent to a device whose socket is full. Seen when nobody has room.
+pub fn holds_no_body_for_the_blocked(before: Before, shard: &Shard<SimIo>) {
+    let now = Before::of(shard);
+    let all_blocked = before.sessions > 0 && before.blocked == before.sessions;
+    let same = now.sessions == before.sessions && now.blocked == before.blocked;
+    assert!(
+        !(all_blocked && same) || now.inline == before.inline,
+        "bounded: a body was sent although every socket is full"
+    );
+}
+
 /// `bounded`: what a shard holds for slow peers stays within its limits.
 pub fn bounded(shard: &Shard<SimIo>, config: &ShardConfig) {
     let shell = shard.shell_counters();
@@ -58,6 +88,31 @@ pub fn accepted_as_heard(message: &Message, applications: &[Application]) {
     }
 }
 
+/// Judges a world that has just healed: what was heard is acknowledged, although no later
+/// acknowledgement covers it; and no counter was lost, unless its node was.
+pub fn judge_healed(world: &mut World) {
+    for number in 0..world.ledger.messages.len() {
+        let message = world.ledger.messages[number].clone();
+        if matches!(message.fate, Fate::Accepted { .. }) && !message.is_group() {
+            single_accounted(world, &message);
+        }
+    }
+    if world.scenario.is_calm() {
+        counters_add_up(world);
+    }
+}
+
+/// A when-awake message waits for its device's next heartbeat, and no longer.
+pub fn released_by_heartbeats(world: &mut World, first: u32, since_ms: u64) {
+    for app in &world.applications {
+        for (number, sighting) in app.record.seen.range(first..) {
+            let heartbeat = sighting.pong_ms >= since_ms;
+            assert!(heartbeat, "accounted-push: message {number} woke app {}", app.label);
+        }
+    }
+    world.trace.reach("end: released by a heartbeat");
+}
+
 /// Judges a world that has become quiet.
 pub fn judge(world: &mut World) {
     one_home(world);
@@ -72,9 +127,6 @@ pub fn judge(world: &mut World) {
             Fate::Accepted { .. } if message.is_group() => group_accounted(world, &message),
             Fate::Accepted { .. } => single_accounted(world, &message),
         }
-    }
-    if world.scenario.is_calm() {
-        counters_add_up(world);
     }
 }
 
@@ -105,7 +157,7 @@ fn one_home(world: &mut World) {
             let process = &world.brokers.shards[wire.shard];
             (process.broker as u64 + 1, process.index)
         });
-        for node in 0..world.scenario.nodes {
+        for node in world.controls.up() {
             let info = device_info(world, node, place);
             let session = info.session.map(|session| (session.broker, session.shard));
             assert_eq!(session, expected, "one-home: node {node} looks for device {place}");
@@ -116,8 +168,12 @@ fn one_home(world: &mut World) {
 /// `accounted-push` for a message to one device: delivered, expired, collapsed, or waiting.
 fn single_accounted(world: &mut World, message: &Message) {
     let number = message.number;
-    let states: Vec<MessageState> =
-        (0..world.scenario.nodes).map(|node| message_info(world, node, message).state).collect();
+    let states: Vec<MessageState> = world
+        .controls
+        .up()
+        .into_iter()
+        .map(|node| message_info(world, node, message).state)
+        .collect();
     let state = states[0];
     assert!(states.iter().all(|&other| other == state), "nodes differ about {number}: {states:?}");
     let Target::Device(place) = message.target else { return };
@@ -157,7 +213,7 @@ fn single_accounted(world: &mut World, message: &Message) {
 fn group_accounted(world: &mut World, message: &Message) {
     let number = message.number;
     let infos: Vec<GroupInfo> =
-        (0..world.scenario.nodes).map(|node| group_info(world, node, message)).collect();
+        world.controls.up().into_iter().map(|node| group_info(world, node, message)).collect();
     for info in &infos {
         let gone = info.state == MessageState::Expired || info.state == MessageState::Collapsed;
         let may = may_have_expired(world, message) || may_have_collapsed(world, message);
@@ -217,7 +273,8 @@ fn may_have_collapsed(world: &World, message: &Message) -> bool {
 
 /// The nodes' counters of a world in which nothing failed.
 fn counters_add_up(world: &mut World) {
-    let status = status(world, 0);
+    let node = world.controls.up()[0];
+    let status = status(world, node);
     for app in 0..world.apps.len() {
         let id = world.apps[app].id;
         let totals = status.apps.iter().find(|totals| totals.app == id);

@@ -52,7 +52,7 @@ impl Scenario {
         let random = &mut Random::new(seed);
         let brokers = 1 + random.below(3);
         let shards_per_broker = 1 + random.below(2);
-        let identities = 4 + random.below(8);
+        let identities = 2 + random.below(10);
         let slots = (identities + 2 + random.below(12)) as u32;
         // A quarter of the worlds have no faults but what the workload does: what fails there
         // fails for a plain reason.
@@ -120,7 +120,8 @@ fn shard(random: &mut Random, slots: u32) -> ShardConfig {
     ShardConfig {
         core: CoreConfig {
             slots_max: slots,
-            connections_max: slots - random.below(3) as u32,
+            // One more than devices: who takes a name over must get in first.
+            connections_max: slots - random.below(2) as u32,
             handshake_timeout_ms: 4_000,
             heartbeat_min_ms,
             heartbeat_max_ms: heartbeat_min_ms * random.between(1, 3),

@@ -31,6 +31,8 @@ pub struct Store {
     pub failures: u64,
     /// Nothing is executed before this time.
     stalled_until_ms: u64,
+    /// Every second operation fails before this time.
+    flaky_until_ms: u64,
 }
 
 enum Step {
@@ -56,6 +58,7 @@ impl Store {
             delay,
             failures: 0,
             stalled_until_ms: 0,
+            flaky_until_ms: 0,
         }
     }
 
@@ -63,7 +66,12 @@ impl Store {
         self.stalled_until_ms = self.stalled_until_ms.max(until_ms);
     }
 
+    pub fn be_flaky(&mut self, until_ms: u64) {
+        self.flaky_until_ms = self.flaky_until_ms.max(until_ms);
+    }
+
     pub fn heal(&mut self) {
+        self.flaky_until_ms = 0;
         self.failures = 0;
         self.stalled_until_ms = 0;
     }
@@ -77,7 +85,8 @@ impl Store {
     ) {
         let now_ms = trace.now_ms;
         let starts_ms = (now_ms + self.travel(random)).max(self.stalled_until_ms);
-        if random.chance(self.failures) {
+        let failures = if now_ms < self.flaky_until_ms { 500 } else { self.failures };
+        if random.chance(failures) {
             return self.submit_failing(from, request, random, trace);
         }
         if starts_ms > now_ms + TIMEOUT_MS {

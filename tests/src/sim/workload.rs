@@ -60,11 +60,14 @@ pub fn plan(
 ) -> Vec<(u64, Deed)> {
     let mut plan = Vec::new();
     let when = |random: &mut Random| random.between(FIRST_MS, scenario.faulty_until_ms);
+    let mut at_ms = FIRST_MS;
     for _ in 0..scenario.messages {
         let message = message(scenario, identities, ledger, random);
         let number = message.number;
         ledger.messages.push(message);
-        plan.push((when(random), Deed::Push(number)));
+        // Some come at once, so that nodes meet at a stream.
+        at_ms = if random.chance(300) { at_ms } else { when(random) };
+        plan.push((at_ms, Deed::Push(number)));
     }
     for _ in 0..random.below(2 + apps.len() * 3) {
         let app = random.below(apps.len());
@@ -93,7 +96,35 @@ pub fn plan(
     if random.chance(300) {
         flood(scenario, identities, apps, ledger, random, &mut plan);
     }
+    if random.chance(400) {
+        torrent(scenario, identities, apps, ledger, random, &mut plan);
+    }
     plan
+}
+
+/// More small messages to a device that does not read than its socket holds.
+fn torrent(
+    scenario: &Scenario,
+    identities: &[Identity],
+    apps: &[Application],
+    ledger: &mut Ledger,
+    random: &mut Random,
+    plan: &mut Vec<(u64, Deed)>,
+) {
+    let at_ms = random.between(FIRST_MS, scenario.faulty_until_ms);
+    let app = random.below(apps.len());
+    let identity = apps[app].identity;
+    plan.push((at_ms, Deed::Slow { app, for_ms: 5_000 }));
+    for _ in 0..30 {
+        let mut message = message(scenario, identities, ledger, random);
+        message.app = identities[identity].app;
+        message.target = Target::Device(identity);
+        message.device = Some(identities[identity].id);
+        message.wake = Wake::Now;
+        message.payload_bytes = 250;
+        plan.push((at_ms + random.between(100, 4_900), Deed::Push(message.number)));
+        ledger.messages.push(message);
+    }
 }
 
 /// Devices that come back to a large inbox and do not read it: together more than a shard may hold.
@@ -152,13 +183,21 @@ fn message(
         attempts: 0,
         fate: Fate::Open,
         doubtful: false,
+        lost_answer: None,
         accepted_ms: 0,
         heard: 0,
     }
 }
 
 /// A message of the calm phase: nothing may keep it from its device.
-pub fn calm_message(number: u32, app: usize, target: Target, identities: &[Identity]) -> Message {
+pub fn calm_message(
+    number: u32,
+    app: usize,
+    target: Target,
+    wake: Wake,
+    payload_bytes: usize,
+    identities: &[Identity],
+) -> Message {
     let device = match target {
         Target::Device(identity) => Some(identities[identity].id),
         Target::Topic(_) | Target::All => None,
@@ -169,16 +208,17 @@ pub fn calm_message(number: u32, app: usize, target: Target, identities: &[Ident
         target,
         device,
         ttl_s: 3_600,
-        wake: Wake::Now,
+        wake,
         priority: Priority::Normal,
         collapse: None,
         idempotent: true,
-        payload_bytes: 40,
+        payload_bytes,
         first_sent_ms: 0,
         sent_ms: 0,
         attempts: 0,
         fate: Fate::Open,
         doubtful: false,
+        lost_answer: None,
         accepted_ms: 0,
         heard: 0,
     }

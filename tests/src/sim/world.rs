@@ -4,7 +4,9 @@
 //!   0 s          the world finds itself: keys, links, first connects
 //!   faulty       the workload and the disturbances, by their plans
 //!   healing      nothing goes wrong any more; whatever was lost must be found again
+//!   bereaved     one of two nodes dies for good
 //!   calm         messages that nothing can keep from their devices
+//!   awake        messages that wait for a heartbeat
 //!   quiet        nothing may happen but heartbeats
 //! ```
 //!
@@ -15,7 +17,8 @@ use std::collections::BTreeMap;
 
 use hawser_broker::io::sim::Faults;
 use hawser_codec::ids::{DeviceId, Epoch, TopicId};
-use hawser_control::node::event::{Answer, CallId, Refusal, Request, StoreResult};
+use hawser_codec::limits::INLINE_BYTES_MAX;
+use hawser_control::node::event::{Answer, CallId, Refusal, Request, StoreResult, Wake};
 
 use super::Options;
 use super::brokers::Brokers;
@@ -34,8 +37,12 @@ use super::workload::{self, Deed};
 
 /// Long enough for every timeout of both ends to pass twice.
 const HEALING_MS: u64 = 60_000;
-const CALM_MS: u64 = 10_000;
+const CALM_MS: u64 = 15_000;
 const QUIET_MS: u64 = 8_000;
+/// By then every sender of a healed world knows what became of its message.
+const ANSWERED_MS: u64 = 120_000;
+/// From a heartbeat to what it released.
+const AWAKE_SLACK_MS: u64 = 5_000;
 /// A question to a healed world is answered within this time.
 const ANSWER_MS: u64 = 5_000;
 
@@ -191,8 +198,11 @@ impl World {
         self.run_until(self.scenario.faulty_until_ms);
         self.heal();
         self.run_until(self.trace.now_ms + HEALING_MS);
+        oracles::judge_healed(self);
+        self.bereave();
         self.calm();
         self.run_until(self.trace.now_ms + CALM_MS);
+        self.awake();
         self.quiet();
         self.invariants();
     }
@@ -225,6 +235,22 @@ impl World {
         }
     }
 
+    /// Of two nodes one dies for good while devices wait for what they pulled.
+    fn bereave(&mut self) {
+        if self.scenario.nodes < 2 {
+            return;
+        }
+        for place in 0..self.identities.len() {
+            let bytes = INLINE_BYTES_MAX + 1;
+            let app = self.identities[place].app;
+            self.push_calm(app, Target::Device(place), Wake::Now, bytes);
+        }
+        let victim = self.random.below(self.scenario.nodes);
+        let soon_ms = self.trace.now_ms + self.random.between(5, 80);
+        self.run_until(soon_ms);
+        self.controls.kill(victim, &mut self.brokers, false, &mut self.trace);
+    }
+
     /// One message to every device, every topic and every app.
     fn calm(&mut self) {
         self.trace.note(format_args!("calm"));
@@ -236,11 +262,35 @@ impl World {
             targets.push((app, Target::All));
         }
         for (app, target) in targets {
-            let number = self.ledger.messages.len() as u32;
-            let message = workload::calm_message(number, app, target, &self.identities);
-            self.ledger.messages.push(message);
-            self.act(Act::Deed(Deed::Push(number)));
+            self.push_calm(app, target, Wake::Now, 40);
         }
+    }
+
+    /// One message to every device that nobody may be woken for.
+    fn awake(&mut self) {
+        let since_ms = self.trace.now_ms;
+        self.trace.note(format_args!("awake"));
+        let first = self.ledger.messages.len() as u32;
+        for place in 0..self.identities.len() {
+            let app = self.identities[place].app;
+            self.push_calm(app, Target::Device(place), Wake::WhenAwake, 40);
+        }
+        // A node that is no more costs the senders some attempts.
+        while self.ledger.messages.iter().any(|message| message.fate == Fate::Open) {
+            self.run_until(self.trace.now_ms + 100);
+            assert!(self.trace.now_ms < since_ms + ANSWERED_MS, "accounted-push: no answer");
+        }
+        let beat_ms = self.scenario.shard.core.heartbeat_max_ms;
+        self.run_until(self.trace.now_ms + beat_ms + AWAKE_SLACK_MS);
+        oracles::released_by_heartbeats(self, first, since_ms);
+    }
+
+    fn push_calm(&mut self, app: usize, target: Target, wake: Wake, payload_bytes: usize) {
+        let number = self.ledger.messages.len() as u32;
+        let message =
+            workload::calm_message(number, app, target, wake, payload_bytes, &self.identities);
+        self.ledger.messages.push(message);
+        self.act(Act::Deed(Deed::Push(number)));
     }
 
     fn quiet(&mut self) {
@@ -310,7 +360,7 @@ impl World {
     fn round(&mut self) {
         let now_ms = self.trace.now_ms;
         self.exchange();
-        for dial in self.brokers.turn(now_ms, oracles::bounded) {
+        for dial in self.brokers.turn(now_ms) {
             self.controls.dialled(dial, &mut self.random, now_ms);
         }
         self.exchange();
@@ -459,6 +509,8 @@ impl World {
             }
             Disturbance::MemoryLow { broker, low } => self.brokers.set_memory_low(broker, low),
             Disturbance::StallStore { for_ms } => self.controls.store.stall(now_ms + for_ms),
+            Disturbance::FlakyStore { for_ms } => self.controls.store.be_flaky(now_ms + for_ms),
+            Disturbance::StrayKick => self.controls.stray_kick(&mut self.random, now_ms),
             Disturbance::SkewNode { node, by_ms } => self.controls.nodes[node].skew_ms = by_ms,
             Disturbance::SkewBroker { broker, by_ms } => {
                 for at in self.brokers.of(broker) {
@@ -528,6 +580,18 @@ impl World {
         let message = &mut self.ledger.messages[number as usize];
         match answer {
             Some(Answer::Accepted(accepted)) => {
+                let before = *message.lost_answer.get_or_insert(accepted.seq);
+                assert_eq!(
+                    before, accepted.seq,
+                    "accounted-push: the repeated message {number} was stored twice"
+                );
+                if message.idempotent && message.attempts == 1 && self.random.chance(250) {
+                    // The answer is lost on its way: the sender repeats the message.
+                    message.doubtful = true;
+                    let at_ms = now_ms + self.random.between(1, 2_000);
+                    self.at(at_ms, Act::Deed(Deed::Push(number)));
+                    return;
+                }
                 message.fate = Fate::Accepted { id: accepted.id, seq: accepted.seq };
                 message.accepted_ms = now_ms;
                 oracles::accepted_as_heard(message, &self.applications);
@@ -576,6 +640,8 @@ fn label(disturbance: Disturbance) -> &'static str {
         Disturbance::StartBroker(_) => "disturbance: broker started",
         Disturbance::MemoryLow { .. } => "disturbance: memory low",
         Disturbance::StallStore { .. } => "disturbance: store stalled",
+        Disturbance::FlakyStore { .. } => "disturbance: store flaky",
+        Disturbance::StrayKick => "disturbance: stray kick",
         Disturbance::SkewNode { .. } => "disturbance: node's clock jumped",
         Disturbance::SkewBroker { .. } => "disturbance: broker's clock jumped",
     }
