@@ -40,8 +40,6 @@ impl Broker {
         let key: String = LINK_KEY.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut command = Command::new(binary);
         command.env("HAWSER_LINK_KEY", key);
-        // With huge pages memory grows in steps of 2 MiB, which is 140 bytes for each of 15,000.
-        command.env("MIMALLOC_ALLOW_THP", "0");
         for setting in [
             "broker_id=1".to_owned(),
             "listen=127.0.0.1:0".to_owned(),

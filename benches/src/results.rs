@@ -16,7 +16,7 @@ pub struct Output {
     #[arg(long, global = true)]
     pub json: bool,
     /// The folder that the rows are appended to
-    #[arg(long, global = true, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    #[arg(long, global = true, value_name = "DIR", default_value = "benches/results")]
     results: PathBuf,
     /// Append no rows
     #[arg(long, global = true)]
