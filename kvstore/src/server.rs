@@ -91,10 +91,9 @@ impl Server {
             .map_err(StartError::Threads)?;
 
         let unix_path = unix.is_some().then(|| config.unix.clone());
-        let log_dir = log_dir(&config.dir);
         let (jobs, queue) = mpsc::channel(config.queue_jobs_max);
         let shared = Arc::new(Shared::new(config, database));
-        let threads = start_threads(&shared, log, log_dir, queue).map_err(StartError::Threads)?;
+        let threads = start_threads(&shared, log, queue).map_err(StartError::Threads)?;
         let (stop, stopping) = watch::channel(false);
         let (alive_sender, alive) = mpsc::channel(1);
         let accept = Accept { shared: shared.clone(), jobs, stopping, _alive: alive_sender };
@@ -210,23 +209,23 @@ fn open(config: &Config) -> Result<(Database, Log), StartError> {
     tracing::info!(applied, replayed, "opened {}", dir.display());
     // What was replayed would be replayed again, and old segments would stay.
     let flushed = database.flush().and_then(|()| database.flushed()).map_err(StartError::Replay)?;
-    log::delete_flushed(&log_dir, flushed)?;
+    log.cleaner().delete_flushed(flushed)?;
     Ok((database, log))
 }
 
 fn start_threads(
     shared: &Arc<Shared>,
     log: Log,
-    log_dir: PathBuf,
     jobs: mpsc::Receiver<Job>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
+    let cleaner = log.cleaner();
     let (checkpoint, wanted) = std::sync::mpsc::sync_channel(1);
     let writer = Writer { shared: shared.clone(), log, jobs, checkpoint, unapplied: None };
     let shared = shared.clone();
     let named = |name: &str| std::thread::Builder::new().name(name.to_string());
     Ok(vec![
         named("hawser-kv-write").spawn(move || writer.run())?,
-        named("hawser-kv-flush").spawn(move || checkpoint::run(shared, log_dir, wanted))?,
+        named("hawser-kv-flush").spawn(move || checkpoint::run(shared, cleaner, wanted))?,
     ])
 }
 

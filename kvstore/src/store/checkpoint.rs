@@ -5,27 +5,26 @@
 //! asked of RocksDB's files, not remembered. When a flush fails (a full disk) it is tried again every
 //! few seconds, and the log keeps growing meanwhile.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::log;
+use super::log::Cleaner;
 use crate::shared::Shared;
 
 const RETRY: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Runs until the other end of `wanted` is gone, and once more then.
-pub fn run(shared: Arc<Shared>, log_dir: PathBuf, wanted: Receiver<()>) {
+pub fn run(shared: Arc<Shared>, cleaner: Cleaner, wanted: Receiver<()>) {
     let mut again = false;
     loop {
         match wanted.recv_timeout(if again { RETRY } else { IDLE }) {
-            Ok(()) => again = !checkpoint(&shared, &log_dir),
-            Err(RecvTimeoutError::Timeout) => again = again && !checkpoint(&shared, &log_dir),
+            Ok(()) => again = !checkpoint(&shared, &cleaner),
+            Err(RecvTimeoutError::Timeout) => again = again && !checkpoint(&shared, &cleaner),
             Err(RecvTimeoutError::Disconnected) => {
-                checkpoint(&shared, &log_dir);
+                checkpoint(&shared, &cleaner);
                 return;
             }
         }
@@ -33,10 +32,10 @@ pub fn run(shared: Arc<Shared>, log_dir: PathBuf, wanted: Receiver<()>) {
 }
 
 /// Whether RocksDB's files now hold everything up to some moment after the call began.
-fn checkpoint(shared: &Shared, log_dir: &std::path::Path) -> bool {
+fn checkpoint(shared: &Shared, cleaner: &Cleaner) -> bool {
     let flushed = shared.database.flush().and_then(|()| shared.database.flushed());
     let deleted = match flushed {
-        Ok(sequence) => log::delete_flushed(log_dir, sequence).map_err(|error| error.to_string()),
+        Ok(sequence) => cleaner.delete_flushed(sequence).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match deleted {

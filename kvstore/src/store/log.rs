@@ -11,6 +11,12 @@
 //! be read and nothing after it can, it was never answered and is cut ([`Cut`]); when a whole record
 //! follows it, or another segment does, a synced record was damaged and opening fails.
 //!
+//! A new segment is made under another name, synced and renamed: so it either does not exist, and the
+//! old one goes on, or everything from its number on is in it. A number in a file's name is therefore
+//! also the end of the segment before it, and what [`Cleaner`] goes by. There is one exception: a file
+//! without records whose numbers are in the segment before it, from a rotation that was given up half
+//! way. It holds nothing, and opening removes it.
+//!
 //! A failed write is undone by cutting the segment back, and the log goes on when there is space
 //! again. A failed sync is not: the kernel may have dropped the pages and a second sync would claim
 //! success, so the log refuses everything until the process is started again and has read what is
@@ -19,10 +25,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use thiserror::Error;
 
 const MAGIC: &[u8; 16] = b"hawserkv-log-v1\n";
+/// What the name of a segment that is being made ends with.
+const UNFINISHED: &str = ".log.tmp";
 const RECORD_HEADER_BYTES: usize = 16;
 
 /// Larger than any group the writer makes; a length above it is damage.
@@ -60,9 +70,10 @@ pub struct Cut {
 
 /// The log, open for appending.
 pub struct Log {
-    dir: PathBuf,
+    dir: Dir,
     file: File,
-    path: PathBuf,
+    /// The number in the name of the segment that is written to.
+    active: Arc<AtomicU64>,
     /// Bytes of whole, synced records. Everything after is cut before the next write.
     bytes: u64,
     segment_bytes_max: u64,
@@ -80,6 +91,7 @@ impl Log {
         mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(Log, Option<Cut>), E> {
         fs::create_dir_all(dir).map_err(|error| io_error(dir, error))?;
+        remove_unfinished(dir)?;
         let segments = segments(dir)?;
         let mut next = segments.first().map_or(applied + 1, |segment| segment.first);
         if next > applied + 1 {
@@ -88,22 +100,43 @@ impl Log {
         }
         let mut cut = None;
         for (index, segment) in segments.iter().enumerate() {
+            let path = &segment.path;
+            if segment.first < next && segment.is_empty()? {
+                tracing::warn!(?path, "removed a log file of a rotation that had failed");
+                fs::remove_file(path).map_err(|error| io_error(path, error))?;
+                continue;
+            }
             if segment.first != next {
-                let path = segment.path.clone();
+                let path = path.clone();
                 return Err(OpenError::Missing { path, wanted: next, found: segment.first }.into());
             }
-            let is_last = index + 1 == segments.len();
-            cut = replay(segment, is_last, &mut next, |sequence, payload| {
+            let mut synced_below = 0;
+            for later in &segments[index + 1..] {
+                let shown = if later.is_empty()? { later.first } else { u64::MAX };
+                synced_below = synced_below.max(shown);
+            }
+            let found = replay(segment, synced_below, &mut next, |sequence, payload| {
                 if sequence > applied { apply(sequence, payload) } else { Ok(()) }
             })?;
+            cut = found.or(cut);
         }
         // The files may be older than the database when an operator put a copy back; never reuse a
         // sequence the database has seen.
         let next = next.max(applied + 1);
-        let (path, file) = create_segment(dir, next).map_err(|error| io_error(dir, error))?;
+        let made = Dir::open(dir).and_then(|dir| {
+            let file = dir.create_segment(next)?;
+            dir.handle.sync_all()?;
+            Ok((dir, file))
+        });
+        let (dir, file) = made.map_err(|error| io_error(dir, error))?;
         let bytes = MAGIC.len() as u64;
-        let dir = dir.to_path_buf();
-        Ok((Log { dir, file, path, bytes, segment_bytes_max, next, broken: false }, cut))
+        let active = Arc::new(AtomicU64::new(next));
+        Ok((Log { dir, file, active, bytes, segment_bytes_max, next, broken: false }, cut))
+    }
+
+    /// What deletes old segments while this writes new ones.
+    pub fn cleaner(&self) -> Cleaner {
+        Cleaner { dir: self.dir.path.clone(), active: self.active.clone() }
     }
 
     /// The sequence the next group gets.
@@ -136,13 +169,16 @@ impl Log {
         Ok(sequence)
     }
 
-    /// Starts a new segment when the current one is full. Returns whether it did.
+    /// Starts a new segment when the current one is full. Returns whether it did. After an error the
+    /// current one goes on, unless nobody knows whether a crash would leave the new one.
     pub fn rotate(&mut self) -> io::Result<bool> {
         if self.bytes < self.segment_bytes_max {
             return Ok(false);
         }
-        (self.path, self.file) = create_segment(&self.dir, self.next)?;
+        self.file = self.dir.create_segment(self.next)?;
         self.bytes = MAGIC.len() as u64;
+        self.active.store(self.next, SeqCst);
+        self.dir.handle.sync_all().inspect_err(|_| self.broken = true)?;
         Ok(true)
     }
 
@@ -158,15 +194,57 @@ impl Log {
     }
 }
 
-/// Deletes the segments whose every record is at or below `flushed`. The last segment stays.
-pub fn delete_flushed(dir: &Path, flushed: u64) -> Result<usize, OpenError> {
-    let segments = segments(dir)?;
-    let mut deleted = 0;
-    for pair in segments.windows(2).take_while(|pair| pair[1].first <= flushed + 1) {
-        fs::remove_file(&pair[0].path).map_err(|error| io_error(&pair[0].path, error))?;
-        deleted += 1;
+/// The directory, held open so that making its names durable needs no descriptor.
+struct Dir {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Dir {
+    fn open(path: &Path) -> io::Result<Dir> {
+        Ok(Dir { path: path.to_path_buf(), handle: File::open(path)? })
     }
-    Ok(deleted)
+
+    /// Makes a segment whose name is not durable yet. After an error there is none.
+    fn create_segment(&self, first: u64) -> io::Result<File> {
+        let path = self.path.join(format!("{first:020}.log"));
+        let unfinished = self.path.join(format!("{first:020}{UNFINISHED}"));
+        // A segment of this name can only be one without a whole record in it.
+        let made = write_segment(&unfinished)
+            .and_then(|file| fs::rename(&unfinished, &path).map(|()| file));
+        // Whoever looks for segments ignores it, should it stay.
+        made.inspect_err(|_| _ = fs::remove_file(&unfinished))
+    }
+}
+
+fn write_segment(path: &Path) -> io::Result<File> {
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    file.set_len(0)?;
+    file.write_all(MAGIC)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Deletes segments that are needed no longer. Never touches the one that is written to.
+pub struct Cleaner {
+    dir: PathBuf,
+    active: Arc<AtomicU64>,
+}
+
+impl Cleaner {
+    /// Deletes the segments whose every record is at or below `flushed`, and says how many.
+    pub fn delete_flushed(&self, flushed: u64) -> Result<usize, OpenError> {
+        let active = self.active.load(SeqCst);
+        let mut segments = segments(&self.dir)?;
+        // A number above it is none of a segment, and says nothing about where the active one ends.
+        segments.retain(|segment| segment.first <= active);
+        let mut deleted = 0;
+        for pair in segments.windows(2).take_while(|pair| pair[1].first <= flushed + 1) {
+            fs::remove_file(&pair[0].path).map_err(|error| io_error(&pair[0].path, error))?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
 }
 
 /// Bytes of all segments.
@@ -178,6 +256,14 @@ pub fn size_bytes(dir: &Path) -> u64 {
 struct Segment {
     first: u64,
     path: PathBuf,
+}
+
+impl Segment {
+    /// Whether there is nothing after its first line.
+    fn is_empty(&self) -> Result<bool, OpenError> {
+        let found = self.path.metadata().map_err(|error| io_error(&self.path, error))?;
+        Ok(found.len() <= MAGIC.len() as u64)
+    }
 }
 
 fn segments(dir: &Path) -> Result<Vec<Segment>, OpenError> {
@@ -194,15 +280,15 @@ fn segments(dir: &Path) -> Result<Vec<Segment>, OpenError> {
     Ok(found)
 }
 
-fn create_segment(dir: &Path, first: u64) -> io::Result<(PathBuf, File)> {
-    let path = dir.join(format!("{first:020}.log"));
-    // A segment of this name can only be one without a whole record in it.
-    let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
-    file.set_len(0)?;
-    file.write_all(MAGIC)?;
-    file.sync_all()?;
-    File::open(dir)?.sync_all()?;
-    Ok((path, file))
+/// Removes what a crash or an error left of segments that were being made.
+fn remove_unfinished(dir: &Path) -> Result<(), OpenError> {
+    for entry in fs::read_dir(dir).map_err(|error| io_error(dir, error))? {
+        let path = entry.map_err(|error| io_error(dir, error))?.path();
+        if path.to_str().is_some_and(|path| path.ends_with(UNFINISHED)) {
+            fs::remove_file(&path).map_err(|error| io_error(&path, error))?;
+        }
+    }
+    Ok(())
 }
 
 fn encode(sequence: u64, payload: &[u8]) -> Vec<u8> {
@@ -233,9 +319,10 @@ fn decode(bytes: &[u8]) -> Result<(u64, &[u8], &[u8]), &'static str> {
     Ok((sequence, payload, rest))
 }
 
+/// Records below `synced_below` were synced, as later segments show, and must be whole.
 fn replay<E: From<OpenError>>(
     segment: &Segment,
-    is_last: bool,
+    synced_below: u64,
     next: &mut u64,
     mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<Option<Cut>, E> {
@@ -250,7 +337,7 @@ fn replay<E: From<OpenError>>(
     };
     let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
         // A crash while the segment was made: nothing was in it yet.
-        if is_last && bytes.len() <= MAGIC.len() {
+        if *next >= synced_below && bytes.len() <= MAGIC.len() {
             return Ok(Some(cut(path, &bytes, 0).map_err(|error| io_error(path, error))?));
         }
         return Err(damaged(0, "the first line is wrong").into());
@@ -264,7 +351,7 @@ fn replay<E: From<OpenError>>(
                 rest = after;
             }
             Ok(_) => return Err(damaged(offset, "the sequence is wrong").into()),
-            Err(what) if !is_last || has_later_record(rest, *next) => {
+            Err(what) if *next < synced_below || has_later_record(rest, *next) => {
                 return Err(damaged(offset, what).into());
             }
             Err(_) => {

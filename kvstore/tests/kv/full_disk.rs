@@ -2,11 +2,17 @@
 //! again when there is room, without a restart.
 //!
 //! The room is taken away by the file size limit of the process, which needs no privileges and hits
-//! the log in the middle of a record. It can be given back while the process runs.
+//! the log in the middle of a record. It can be given back while the process runs. Where only one of
+//! log and database shall be full, its directory is a small disk of its own: a tmpfs that only the
+//! process sees ([`SmallDisk`]).
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::{Client, Process, TempDir, Value, binary, config};
+use hawser_kv::Config;
 
 const LIMIT_BYTES: u64 = 600 * 1024;
 
@@ -70,5 +76,95 @@ fn writes_are_refused_until_there_is_room_again() {
         assert_eq!(client.call(&["GET", &key(number)]), Value::Bulk(value(number).into_bytes()));
     }
     assert_eq!(client.run("DBSIZE"), Value::Integer(answered as i64 + 300));
+    process.kill();
+}
+
+/// A running `hawser-kv` that has one of its directories on a disk of its own. Needs no privileges where
+/// users may make namespaces.
+struct SmallDisk {
+    process: Process,
+    /// The directory, as seen from outside the process.
+    path: PathBuf,
+    filler: Option<File>,
+}
+
+const PAGE: u64 = 4096;
+
+impl SmallDisk {
+    fn start(config: &Config, name: &str, bytes: u64) -> SmallDisk {
+        let dir = config.dir.join(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        let mount = format!("mount -t tmpfs -o size={bytes} small \"$1\"; shift; exec \"$@\"");
+        let server = binary(config);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", &mount, "sh"]);
+        command.arg(&dir).arg(server.get_program()).args(server.get_args());
+        let process = Process::start(&mut command);
+        let dir = dir.strip_prefix("/").expect("an absolute path");
+        let path = PathBuf::from(format!("/proc/{}/root", process.child.id())).join(dir);
+        SmallDisk { process, path, filler: None }
+    }
+
+    /// Takes all room but so many pages.
+    fn fill(&mut self, left: u64) {
+        let mut filler = File::create(self.path.join("filler")).expect("a file");
+        let mut bytes = 0;
+        while filler.write_all(&[0; PAGE as usize]).is_ok() {
+            bytes += PAGE;
+        }
+        filler.set_len(bytes - left * PAGE).expect("shorter than it is");
+        self.filler = Some(filler);
+    }
+
+    fn make_room(&mut self) {
+        self.filler.take().expect("it was full").set_len(0).expect("shorter than it is");
+    }
+}
+
+/// A segment of the log is full and there is no page for the next one, but some bytes are left in the
+/// last page of this one: it goes on, and a restart misses nothing.
+#[test]
+fn a_log_segment_that_cannot_be_made_is_not_missed() {
+    let dir = TempDir::new();
+    // The database writes nothing out, so that the log alone holds everything.
+    let config = Config { memtable_mib: 64, ..config(&dir) };
+    let mut disk = SmallDisk::start(&config, "log", 8 << 20);
+    let mut client = Client::unix(&config.unix);
+    let segment = disk.path.join("00000000000000000001.log");
+    let length = || fs::metadata(&segment).expect("the first segment").len();
+    let mut answered = 0;
+    let mut set = |bytes: usize| {
+        let done = client.call(&["SET", &key(answered), &"v".repeat(bytes)]);
+        assert_eq!(done, Value::Simple("OK".into()));
+        answered += 1;
+    };
+    let full = 1 << 20;
+    while length() < full - 2 * PAGE {
+        set(PAGE as usize - 100);
+    }
+    while length() < full - PAGE / 2 {
+        set(100);
+    }
+    disk.fill(1);
+    (0..20).for_each(|_| set(100));
+    assert!((full + 200..full + PAGE).contains(&length()), "{}", length());
+
+    // What a crash at this moment leaves of the log, and a new database.
+    let other = TempDir::new();
+    let left = Config { ..crate::support::config(&other) };
+    fs::create_dir_all(left.dir.join("log")).expect("a directory");
+    for entry in fs::read_dir(&disk.path).expect("the log") {
+        let path = entry.expect("an entry").path();
+        if let Some(name) = path.file_name().filter(|name| *name != "filler") {
+            fs::copy(&path, left.dir.join("log").join(name)).expect("copied");
+        }
+    }
+    disk.make_room();
+    set(100);
+    assert_eq!(fs::read_dir(&disk.path).expect("the log").count(), 3, "a new segment was made");
+    disk.process.kill();
+
+    let process = Process::start(&mut binary(&left));
+    assert_eq!(Client::unix(&left.unix).run("DBSIZE"), Value::Integer(answered as i64 - 1));
     process.kill();
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{Random, TempDir};
-use hawser_kv::store::log::{Cut, Log, OpenError, delete_flushed};
+use hawser_kv::store::log::{Cut, Log, OpenError};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -58,11 +58,86 @@ fn replays_what_is_not_applied_across_segments() {
         let (_, cut, records) = open(dir.path(), applied, 1).expect("a good log");
         assert_eq!((records, cut), (written(applied + 1..=10), None));
     }
-    assert_eq!(delete_flushed(dir.path(), 5).expect("files to delete"), 2);
+    let (log, _, _) = open(dir.path(), 10, 1).expect("a good log");
+    assert_eq!(log.cleaner().delete_flushed(5).expect("files to delete"), 2);
     let (_, _, records) = open(dir.path(), 5, 1).expect("a good log");
     assert_eq!(records, written(6..=10));
     let error = open(dir.path(), 3, 1).err().expect("sequence 4 is gone").to_string();
     assert!(error.contains("starts at sequence 5, but 4 is next"), "{error}");
+}
+
+/// A segment cannot be made for a while: the old one goes on, and everything is there afterwards.
+#[test]
+fn a_rotation_that_fails_leaves_nothing_behind() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, 1).expect("a new log");
+    for blocked in ["00000000000000000003.log.tmp", "00000000000000000005.log"] {
+        append(&mut log, 2);
+        fs::create_dir(dir.join(blocked)).expect("something in the way");
+        log.rotate().expect_err("the name is taken");
+        assert!(!log.is_broken());
+        fs::remove_dir(dir.join(blocked)).expect("it is empty");
+    }
+    append(&mut log, 1);
+    let cleaner = log.cleaner();
+    assert_eq!(cleaner.delete_flushed(5).expect("readable"), 0, "the only segment was deleted");
+    drop(log);
+    let (mut log, cut, records) = open(dir.path(), 0, 1).expect("a good log");
+    assert_eq!((records, cut), (written(1..=5), None));
+    append(&mut log, 1);
+    assert!(log.rotate().expect("nothing is in the way"));
+    assert_eq!(names(dir.path()).len(), 3, "{:?}", names(dir.path()));
+}
+
+/// Empty files with numbers that the segment before them has, and files that were never renamed: what
+/// half a rotation leaves. They hold nothing, so nothing is missing.
+#[test]
+fn files_of_half_a_rotation_are_removed() {
+    for content in ["", "hawserkv", "hawserkv-log-v1\n"] {
+        for torn in [false, true] {
+            let (dir, path, bytes) = five();
+            if torn {
+                fs::write(&path, &bytes[..bytes.len() - 1]).expect("a file");
+            }
+            for stale in ["00000000000000000002.log", "00000000000000000004.log"] {
+                fs::write(dir.join(stale), content).expect("a file");
+            }
+            fs::write(dir.join("00000000000000000006.log.tmp"), content).expect("a file");
+            let (log, cut, records) = open(dir.path(), 0, SEGMENT).expect("nothing is missing");
+            let count = if torn { 4 } else { 5 };
+            assert_eq!((records, cut.is_some()), (written(1..=count), torn), "{content:?}");
+            assert_eq!(names(dir.path()).len(), 2, "{:?}", names(dir.path()));
+            drop(log);
+        }
+    }
+    // A record that such a file shows to have been synced is not torn but damaged.
+    let (dir, path, bytes) = five();
+    fs::write(&path, &bytes[..bytes.len() - 1]).expect("a file");
+    fs::write(dir.join("00000000000000000006.log"), "hawserkv-log-v1\n").expect("a file");
+    assert!(matches!(open(dir.path(), 0, SEGMENT).err(), Some(OpenError::Damaged { .. })));
+}
+
+#[test]
+fn a_file_that_is_no_segment_does_not_end_the_active_one() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, 1).expect("a new log");
+    append(&mut log, 2);
+    assert!(log.rotate().expect("there is space"));
+    append(&mut log, 3);
+    fs::write(dir.join("00000000000000000004.log"), "").expect("a file");
+    assert_eq!(log.cleaner().delete_flushed(4).expect("readable"), 1);
+    assert_eq!(names(dir.path()), ["00000000000000000003.log", "00000000000000000004.log"]);
+    drop(log);
+    let (_, _, records) = open(dir.path(), 4, 1).expect("nothing is missing");
+    assert_eq!(records, written(5..=5));
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("the directory").map(|entry| entry.expect("an entry"));
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 #[test]
