@@ -109,7 +109,16 @@ pub struct Writer {
     pub jobs: mpsc::Receiver<Job>,
     /// Wakes the checkpoint thread. Full means that it is already woken.
     pub checkpoint: SyncSender<()>,
-    pub unapplied: Option<(u64, Vec<u8>)>,
+    pub unapplied: Option<Unapplied>,
+}
+
+/// A group that is in the log, and that RocksDB has refused so far. Its keys have not been counted
+/// as changed, since readers do not see it: that is done when it is applied.
+pub struct Unapplied {
+    sequence: u64,
+    record: Vec<u8>,
+    changed: Vec<Vec<u8>>,
+    is_cleared: bool,
 }
 
 /// A job that was run and waits for its group to be durable.
@@ -173,8 +182,12 @@ impl Writer {
         metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         metrics.log_bytes.fetch_add(record.len() as u64, Relaxed);
         metrics.groups.fetch_add(1, Relaxed);
-        self.unapplied = Some((sequence, record));
-        self.apply_unapplied()?;
+        if let Err(refusal) = self.apply(sequence, &record) {
+            let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
+            let is_cleared = overlay.is_cleared();
+            self.unapplied = Some(Unapplied { sequence, record, changed, is_cleared });
+            return Err(refusal);
+        }
         self.shared.watches.mark(overlay.changed_keys(), overlay.is_cleared());
         match self.log.rotate() {
             Ok(false) => {}
@@ -185,15 +198,21 @@ impl Writer {
     }
 
     fn apply_unapplied(&mut self) -> Result<(), Refusal> {
-        let Some((sequence, record)) = &self.unapplied else { return Ok(()) };
+        let Some(late) = &self.unapplied else { return Ok(()) };
+        self.apply(late.sequence, &late.record)?;
+        self.shared.watches.mark(late.changed.iter().map(Vec::as_slice), late.is_cleared);
+        self.unapplied = None;
+        Ok(())
+    }
+
+    fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), Refusal> {
         let started = Instant::now();
-        self.shared.database.apply(*sequence, record).map_err(|error| {
+        self.shared.database.apply(sequence, record).map_err(|error| {
             tracing::error!(%error, sequence, "cannot apply a group to the database");
             Refusal::Open
         })?;
         let micros = started.elapsed().as_micros() as u64;
         self.shared.metrics.apply_micros.fetch_add(micros, Relaxed);
-        self.unapplied = None;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::{Client, Process, TempDir, Value, binary, config};
+use crate::support::{Client, Process, TempDir, Value, binary, config, encode, until};
 use hawser_kv::Config;
 
 const LIMIT_BYTES: u64 = 600 * 1024;
@@ -167,4 +167,40 @@ fn a_log_segment_that_cannot_be_made_is_not_missed() {
     let process = Process::start(&mut binary(&left));
     assert_eq!(Client::unix(&left.unix).run("DBSIZE"), Value::Integer(answered as i64 - 1));
     process.kill();
+}
+
+/// The database has no room for what is already in the log. The write becomes visible when there is
+/// room, and breaks a WATCH then.
+#[test]
+fn a_write_that_the_database_takes_late_breaks_a_watch() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let mut disk = SmallDisk::start(&config, "rocksdb", 32 << 20);
+    let mut writer = Client::unix(&config.unix);
+    let mut watcher = Client::unix(&config.unix);
+    disk.fill(0);
+    let (mut number, mut open) = (0, Value::Null);
+    while !open.is_error() {
+        number += 1;
+        assert!(number < 10_000, "the database still takes writes");
+        assert_eq!(watcher.run("UNWATCH"), Value::Simple("OK".into()));
+        assert_eq!(watcher.run(&format!("WATCH {}", key(number))), Value::Simple("OK".into()));
+        open = writer.call(&["SET", &key(number), &value(number)]);
+    }
+    assert!(open.text().starts_with("IOERR"), "{open:?}");
+    assert_eq!(watcher.run(&format!("GET {}", key(number))), Value::Null, "it is not visible yet");
+    let refused = writer.run("SET other 1");
+    assert!(refused.is_error(), "there still is no room: {refused:?}");
+
+    disk.make_room();
+    until("writable", || (!writer.run("DEL other").is_error()).then_some(()));
+    let wanted = Value::Bulk(value(number).into_bytes());
+    assert_eq!(writer.run(&format!("GET {}", key(number))), wanted);
+    watcher.send(&encode(&["MULTI"]));
+    watcher.send(&encode(&["SET", &key(number), "stale"]));
+    watcher.send(&encode(&["EXEC"]));
+    let answers = [(); 3].map(|()| watcher.receive());
+    assert_eq!(answers[2], Value::NullArray, "the watched key had changed");
+    assert_eq!(writer.run(&format!("GET {}", key(number))), wanted);
+    disk.process.kill();
 }
