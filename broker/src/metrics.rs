@@ -60,6 +60,7 @@ counters! {
     Topics, Gauge, "topics", "Topics that have a member";
     FanoutJobs, Gauge, "fanout_jobs", "Group entries that are being sent to their members";
     FanoutBytes, Gauge, "fanout_bytes", "Bytes of the frames that fan-out jobs hold";
+    TopicBytes, Gauge, "topic_bytes", "Memory of topics and memberships";
     OutboxBytes, Gauge, "outbox_bytes", "Bytes held for devices that do not read";
     WalkLeft, Gauge, "walk_left", "Slots that announce walks still have to visit";
     KeysVersion, Gauge, "keys_version", "Version of the key set in use";
@@ -89,6 +90,7 @@ counters! {
     KicksIgnored, Counter, "kicks_ignored_total", "Kicks for a session that is the newer one";
     Heartbeats, Counter, "heartbeats_total", "Pings answered";
     IntervalsGrown, Counter, "intervals_grown_total", "Heartbeat intervals made longer";
+    TopicsRefused, Counter, "topics_refused_total", "Sessions closed because the table of topics was full";
     KeySets, Counter, "key_sets_total", "Key sets taken over";
     UnknownApp, Counter, "unknown_app_dropped_total", "Link frames for an app that the key set lacks";
     UnexpectedLinkFrames, Counter, "unexpected_link_frames_total", "Link frames that only a handshake may contain";

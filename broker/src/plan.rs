@@ -25,7 +25,7 @@ use crate::io::{LINK_SLOT_FIRST, host};
 /// What the kernel holds for an established connection with a read watch; measured on Linux 6.18.
 pub const KERNEL_BYTES_PER_CONNECTION: u64 = 4_200;
 
-/// What this process holds for one: the session row and its topic, timer and shell entries.
+/// What this process holds for one: the session row and its timer and shell entries.
 pub const USER_BYTES_PER_CONNECTION: u64 = 200;
 
 /// The kernel's limit of a ring's table.
@@ -111,6 +111,7 @@ pub struct Plan {
     pub ring_bytes: u64,
     pub outbox_bytes: u64,
     pub partial_bytes: u64,
+    pub topic_bytes: u64,
     pub link_bytes: u64,
     pub total_bytes: u64,
     pub memory_free_bytes: u64,
@@ -141,7 +142,8 @@ impl fmt::Display for PlanError {
             PlanError::NoMemory { fixed_bytes, usable_bytes } => write!(
                 f,
                 "buffers alone need {} MiB and {} MiB are free above memory_free_min_mib; lower \
-                 outbox_bytes_max, partial_bytes_max or link_queue_bytes_max, or free memory",
+                 outbox_bytes_max, partial_bytes_max, topics_bytes_max or link_queue_bytes_max, or \
+                 free memory",
                 fixed_bytes / MIB,
                 usable_bytes / MIB
             ),
@@ -184,8 +186,9 @@ impl Plan {
         let links = config.control.len() as u64;
         let outbox_bytes = shards as u64 * config.outbox_bytes_max as u64;
         let partial_bytes = shards as u64 * config.partial_bytes_max as u64;
+        let topic_bytes = shards as u64 * config.topics_bytes_max as u64;
         let link_bytes = shards as u64 * links * config.link_queue_bytes_max as u64;
-        let fixed_bytes = PROCESS_BYTES + outbox_bytes + partial_bytes + link_bytes;
+        let fixed_bytes = PROCESS_BYTES + outbox_bytes + partial_bytes + topic_bytes + link_bytes;
         if fixed_bytes + shards as u64 * ring_bytes(&shape) > usable_bytes {
             return Err(PlanError::NoMemory { fixed_bytes, usable_bytes });
         }
@@ -233,6 +236,7 @@ impl Plan {
             ring_bytes,
             outbox_bytes,
             partial_bytes,
+            topic_bytes,
             link_bytes,
             total_bytes,
             memory_free_bytes: machine.memory_free_bytes,
@@ -259,6 +263,7 @@ impl Plan {
             retry_after_ms: config.retry_after_ms,
             drain_per_s: config.drain_per_s,
             redirect: config.redirect.clone(),
+            topics_bytes_max: config.topics_bytes_max,
             seed,
             ..CoreConfig::default()
         }
@@ -284,13 +289,14 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "plan: {} MiB for connections ({} B each in the kernel, {} B here), {} rings, {} \
-             outboxes, {} unfinished frames, {} links",
+             outboxes, {} unfinished frames, {} topics, {} links",
             mib(self.connection_bytes),
             self.kernel_bytes_per_connection,
             self.user_bytes_per_connection,
             mib(self.ring_bytes),
             mib(self.outbox_bytes),
             mib(self.partial_bytes),
+            mib(self.topic_bytes),
             mib(self.link_bytes)
         )?;
         write!(

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use hawser_codec::cursor::Reader;
+use hawser_codec::link::Keys;
 use socket2::Socket;
 
 use crate::admin::Admin;
@@ -265,7 +267,7 @@ impl Server {
         for (shard, mailbox) in self.mailboxes.iter().enumerate() {
             while let Some(notice) = mailbox.notice() {
                 match notice {
-                    Notice::Keys(keys) => self.keys.save(&keys),
+                    Notice::Keys(keys) => self.keys.take(keys),
                     Notice::Drained => drained[shard] = true,
                     Notice::LinkUp { link } => {
                         let address = self.control[usize::from(link.0)];
@@ -278,6 +280,7 @@ impl Server {
                 }
             }
         }
+        self.keys.save();
     }
 
     /// Stops admission while the machine is short of memory.
@@ -357,38 +360,70 @@ fn random_pair() -> io::Result<(u64, u64)> {
 /// always whole, and only its owner can read it: it may hold keys that sign tickets.
 struct KeysFile {
     path: Option<PathBuf>,
-    /// What the file holds, so that the shards' equal sets are written once.
+    /// The newest set that a shard has heard of.
     bytes: Option<Vec<u8>>,
+    /// What the file lacks.
+    is_unsaved: bool,
+    /// It was said that the file cannot be written.
+    is_failing: bool,
 }
 
 impl KeysFile {
     fn open(state_dir: &str) -> KeysFile {
+        let mut file = KeysFile { path: None, bytes: None, is_unsaved: false, is_failing: false };
         if state_dir.is_empty() {
-            return KeysFile { path: None, bytes: None };
+            return file;
         }
         let path = Path::new(state_dir).join("keys");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        match fs::read(&path) {
+            Ok(bytes) => file.bytes = Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 eprintln!("hawser-broker: cannot read {}: {error}", path.display());
-                None
             }
-        };
-        KeysFile { path: Some(path), bytes }
+        }
+        file.path = Some(path);
+        file
     }
 
-    fn save(&mut self, keys: &[u8]) {
-        let Some(path) = &self.path else { return };
-        if self.bytes.as_deref() == Some(keys) {
+    /// Takes a set, unless it is the one it has or a lagging control node's.
+    fn take(&mut self, keys: Vec<u8>) {
+        let is_news =
+            self.bytes.as_ref().is_none_or(|kept| *kept != keys && !is_older(&keys, kept));
+        if is_news {
+            self.bytes = Some(keys);
+            self.is_unsaved = true;
+        }
+    }
+
+    /// Writes what is not written yet; called again and again, for a disk that was full.
+    fn save(&mut self) {
+        let (Some(path), Some(bytes), true) = (&self.path, &self.bytes, self.is_unsaved) else {
             return;
-        }
-        match replace(path, keys) {
-            Ok(()) => self.bytes = Some(keys.to_vec()),
-            Err(error) => {
-                eprintln!("hawser-broker: ERROR cannot keep keys in {}: {error}", path.display());
+        };
+        match replace(path, bytes) {
+            Ok(()) => (self.is_unsaved, self.is_failing) = (false, false),
+            Err(error) if !self.is_failing => {
+                self.is_failing = true;
+                eprintln!(
+                    "hawser-broker: ERROR cannot keep keys in {}, which a restart without control \
+                     nodes would need; trying on: {error}",
+                    path.display()
+                );
             }
+            Err(_) => {}
         }
+    }
+}
+
+/// Whether both are sets of one installation and the first has the lower version.
+fn is_older(keys: &[u8], kept: &[u8]) -> bool {
+    let version = |bytes: &[u8]| {
+        Keys::decode(&mut Reader::new(bytes)).ok().map(|keys| (keys.hash_key, keys.version))
+    };
+    match (version(keys), version(kept)) {
+        (Some((hash_key, version)), Some((of, known))) => hash_key == of && version < known,
+        _ => false,
     }
 }
 

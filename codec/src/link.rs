@@ -22,7 +22,7 @@
 use crate::cursor::{Reader, Write, varint_bytes};
 use crate::error::{CloseReason, DecodeError};
 use crate::frame::{Frame, put_frame, put_header};
-use crate::ids::{AppId, DeviceId, Epoch, HashKey, Seq, SessionRef, TopicId, is_app_name};
+use crate::ids::{AppId, DeviceId, Epoch, HashKey, Seq, SessionRef, Stream, TopicId, is_app_name};
 use crate::limits::{
     APP_KEYS_MAX, APP_NAME_BYTES_MAX, APPS_MAX, LINK_BODY_BYTES_MAX, PAYLOAD_BYTES_MAX,
     PULL_ENTRIES_MAX, TOPICS_PER_SESSION_MAX,
@@ -367,9 +367,10 @@ pub enum ToBroker<'a> {
     Ping {
         epoch: Epoch,
     },
-    /// The device's inbox position is beyond the end of the inbox, which is `seq`.
+    /// The device's position is beyond the end of the stream, which is `seq`.
     Reset {
         session: SessionRef,
+        stream: Stream,
         seq: Seq,
     },
 }
@@ -569,9 +570,11 @@ impl<'a> ToBroker<'a> {
                 ToBroker::Kick { session: session(&mut body)?, epoch: Epoch(body.u64()?) }
             }
             kind::PING => ToBroker::Ping { epoch: Epoch(body.u64()?) },
-            kind::RESET => {
-                ToBroker::Reset { session: session(&mut body)?, seq: Seq::get(&mut body)? }
-            }
+            kind::RESET => ToBroker::Reset {
+                session: session(&mut body)?,
+                stream: Stream::from_code(body.u8()?)?,
+                seq: Seq::get(&mut body)?,
+            },
             _ => return Ok(None),
         };
         body.end()?;
@@ -681,9 +684,10 @@ pub mod to_broker {
         out.put_u64(epoch.0);
     }
 
-    pub fn reset(out: &mut Vec<u8>, session: SessionRef, seq: Seq) {
-        put_header(out, kind::RESET, 16);
+    pub fn reset(out: &mut Vec<u8>, session: SessionRef, stream: Stream, seq: Seq) {
+        put_header(out, kind::RESET, 17);
         put_session(out, session);
+        out.put_u8(stream as u8);
         Record::put(&seq, out);
     }
 

@@ -500,8 +500,8 @@ fn control_single() -> impl Strategy<Value = Written> {
                 }),
                 _ => written(
                     side,
-                    format!("Reset {{ session: {session:?}, seq: {seq:?} }}"),
-                    |out| to_broker::reset(out, session, seq),
+                    format!("Reset {{ session: {session:?}, stream: Group, seq: {seq:?} }}"),
+                    |out| to_broker::reset(out, session, Stream::Group, seq),
                 ),
             }
         },

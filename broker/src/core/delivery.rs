@@ -18,6 +18,9 @@
 //! once only if it is the next one and nothing waits. Answers to pulls may come twice, late, and
 //! from two nodes; each is taken for what it has above `sent`.
 //!
+//! Invariant **bounded**: a session has one pull under way on a link, and none while it does not
+//! read, so that small frames of a device cannot make much work elsewhere.
+//!
 //! A pull acknowledges what it starts from. One that the device did not send therefore starts from
 //! what the device has confirmed, not from what was written to it.
 
@@ -26,7 +29,7 @@ use hawser_codec::ids::{Seq, Stream};
 use hawser_codec::limits::INLINE_BYTES_MAX;
 use hawser_codec::link::{Acked, Entries, Entry, EntryFlags, Pulled};
 
-use super::event::{Action, Actions, LinkIndex, Now};
+use super::event::{Action, Actions, LinkIndex};
 use super::rows::Flags;
 use super::{Core, SeededBug, send};
 use crate::metrics::Counter;
@@ -91,42 +94,55 @@ impl Core {
     }
 
     /// The device asks for what follows `from`, and has everything up to it.
-    pub(super) fn on_inbox_pull(&mut self, slot: u32, from: Seq, now: Now) {
+    pub(super) fn on_inbox_pull(&mut self, slot: u32, from: Seq) {
         let row = &mut self.rows[slot];
-        let is_asked_already = row.flags.has(Flags::PULLING) && row.sent == from;
         row.sent = from;
         row.latest = row.latest.max(from);
-        row.flags.set(Flags::ASKED);
-        if is_asked_already {
+        if row.flags.has(Flags::PULLING) {
+            // A session has one pull under way, however often it asks: the answer is good for it.
+            row.flags.set(Flags::ASKED);
             self.take_ack(slot, from);
             self.counters.add(Counter::PullsMerged, 1);
         } else {
             // The pull acknowledges what it starts from.
             self.raise_acked(slot, from);
-            self.pull_inbox(slot, now);
+            self.pull_inbox(slot);
+            self.rows[slot].flags.set(Flags::ASKED);
         }
     }
 
     /// Asks a control node for what the session lacks. Without a link the flag remains, and the
     /// walk of the next link asks.
-    pub(super) fn pull_inbox(&mut self, slot: u32, now: Now) {
+    pub(super) fn pull_inbox(&mut self, slot: u32) {
         match self.links.preferred() {
-            Some(to) => self.pull_inbox_over(to, slot, now),
+            Some(to) => self.pull_inbox_over(to, slot),
             None => self.begin_pull(slot),
         }
     }
 
-    pub(super) fn pull_inbox_over(&mut self, to: LinkIndex, slot: u32, now: Now) {
+    /// Asks over this link, for what is true from now on.
+    pub(super) fn pull_inbox_over(&mut self, to: LinkIndex, slot: u32) {
         self.begin_pull(slot);
+        let used = self.links.use_of(to);
         let from_sent = self.bug(SeededBug::PullConfirmsUnread);
-        let row = &self.rows[slot];
+        let row = &mut self.rows[slot];
+        if row.flags.has(Flags::BLOCKED) {
+            // The answer could not be sent: ask when it can.
+            row.flags.set(Flags::OWED);
+            self.pull_is_over(slot);
+            return;
+        }
+        if row.inbox_over == used {
+            row.flags.set(Flags::AGAIN);
+            return;
+        }
+        self.pull_is_over(slot);
+        let row = &mut self.rows[slot];
+        row.inbox_over = used;
+        row.flags.clear(Flags::AGAIN);
         let from = if from_sent { row.sent } else { row.pull_from() };
         let app = self.apps[row.app].id;
-        self.links.pull(
-            to,
-            Pulled { device: row.device, app, session: row.session(slot), from },
-            now,
-        );
+        self.links.pull(to, Pulled { device: row.device, app, session: row.session(slot), from });
         self.counters.add(Counter::PullsSent, 1);
     }
 
@@ -140,21 +156,32 @@ impl Core {
         }
     }
 
-    /// The answer to a pull.
+    /// No answer is waited for any more, or a later one.
+    pub(super) fn pull_is_over(&mut self, slot: u32) {
+        let used = std::mem::take(&mut self.rows[slot].inbox_over);
+        self.links.pull_is_over(used);
+    }
+
+    /// The answer to a pull, or what a node tells by itself in the same form.
+    ///
+    /// Only the answer that is waited for ends the pull. Another one, of a pull that has moved to
+    /// another link, is good for what is new in it; what it lacks may exist.
     pub(super) fn on_entries(
         &mut self,
+        link: LinkIndex,
         slot: u32,
         upto: Seq,
         more: bool,
         entries: &Entries<'_>,
-        now: Now,
         out: &mut Actions,
     ) {
         let row = &mut self.rows[slot];
+        let is_late = row.inbox_over != self.links.use_of(link);
         row.latest = row.latest.max(upto);
         if row.flags.has(Flags::BLOCKED) {
             // Nothing is queued for a device that does not read: ask again when it does.
             row.flags.set(Flags::PULLING | Flags::OWED);
+            self.pull_is_over(slot);
             return;
         }
         let before = row.sent;
@@ -163,52 +190,82 @@ impl Core {
             self.counters.add(Counter::PushPulled, 1);
         }
         row.sent = before.max(upto);
-        let was_asked = row.flags.has(Flags::ASKED);
-        // Of two pulls on their way the first answer ended both; the second one may be the older
-        // and proves nothing about what was stored since.
-        let is_late = !row.flags.has(Flags::PULLING);
-        let grew = row.flags.has(Flags::GREW);
-        row.flags.clear(Flags::ASKED | Flags::OWED);
-        if !is_late || row.sent >= row.latest {
-            row.flags.clear(Flags::NOTICED);
-        }
+        let was_asked = !is_late && row.flags.has(Flags::ASKED);
         if was_asked || more || row.sent > before {
             send(out, slot, &Downlink::CaughtUp { stream: Stream::Inbox, upto: row.sent, more });
         }
-        if !self.bug(SeededBug::PullNeverEnds) {
-            self.rows[slot].flags.clear(Flags::PULLING | Flags::GREW);
-        }
-        let row = &mut self.rows[slot];
-        if more {
+        let is_still_pulling = is_late && row.flags.has(Flags::PULLING);
+        if more && !is_still_pulling {
             // The device pulls on by itself, at its own pace.
             row.latest = row.latest.max(Seq(upto.0.saturating_add(1).min(Seq::MAX.0)));
             row.flags.clear(Flags::AWAKE);
             row.flags.set(Flags::NOTICED);
-        } else if row.latest == row.sent || !(grew || is_late) {
+        } else if row.latest == row.sent {
+            row.flags.clear(Flags::AWAKE | Flags::NOTICED);
+        }
+        if !is_late {
+            self.end_pull(slot, more);
+        }
+    }
+
+    /// The answer that was waited for has been sent to the device.
+    fn end_pull(&mut self, slot: u32, more: bool) {
+        self.pull_is_over(slot);
+        let row = &mut self.rows[slot];
+        let (grew, again) = (row.flags.has(Flags::GREW), row.flags.has(Flags::AGAIN));
+        row.flags.clear(Flags::ASKED | Flags::GREW | Flags::AGAIN);
+        if !more {
+            row.flags.clear(Flags::NOTICED);
+        }
+        if !self.bug(SeededBug::PullNeverEnds) {
+            self.rows[slot].flags.clear(Flags::PULLING);
+        }
+        let row = &mut self.rows[slot];
+        if more {
+            // The device's next pull reads what is true then.
+        } else if again {
+            self.pull_inbox(slot);
+        } else if row.latest == row.sent || !grew {
             // The store was read after everything known was stored; what it lacks does not exist.
             row.latest = row.sent;
             row.flags.clear(Flags::AWAKE);
-        } else if !row.flags.has(Flags::AWAKE) && !is_late {
-            self.pull_inbox(slot, now);
+        } else if !row.flags.has(Flags::AWAKE) {
+            self.pull_inbox(slot);
         }
     }
 
     /// The device's position does not exist; the inbox ends at `seq`.
-    pub(super) fn on_reset(&mut self, slot: u32, seq: Seq, out: &mut Actions) {
+    pub(super) fn on_inbox_reset(
+        &mut self,
+        link: LinkIndex,
+        slot: u32,
+        seq: Seq,
+        out: &mut Actions,
+    ) {
         let row = &mut self.rows[slot];
-        if !row.flags.has(Flags::PULLING) || seq >= row.sent {
-            // An earlier answer said so, or the device has moved since.
+        if row.inbox_over != self.links.use_of(link) {
+            // Another answer is waited for; it will say so too if it is still true.
             self.counters.add(Counter::Duplicates, 1);
             return;
         }
         if row.flags.has(Flags::BLOCKED) {
             row.flags.set(Flags::OWED);
+            self.pull_is_over(slot);
             return;
         }
+        if seq >= row.sent {
+            // The device has moved since.
+            self.counters.add(Counter::Duplicates, 1);
+            self.end_pull(slot, false);
+            return;
+        }
+        self.pull_is_over(slot);
+        let row = &mut self.rows[slot];
         row.flags.clear(
             Flags::PULLING
                 | Flags::ASKED
                 | Flags::GREW
+                | Flags::AGAIN
                 | Flags::NOTICED
                 | Flags::AWAKE
                 | Flags::OWED,
@@ -240,10 +297,10 @@ impl Core {
     }
 
     /// The session can write again: what was held back meanwhile is made good.
-    pub(super) fn inbox_drained(&mut self, slot: u32, now: Now, out: &mut Actions) {
+    pub(super) fn inbox_drained(&mut self, slot: u32, out: &mut Actions) {
         let flags = self.rows[slot].flags;
         if flags.has(Flags::OWED) {
-            self.pull_inbox(slot, now);
+            self.pull_inbox(slot);
         } else if !flags.has(Flags::AWAKE) && !self.bug(SeededBug::NoticeForgotten) {
             self.notice_inbox(slot, out);
         }

@@ -41,6 +41,8 @@ pub enum Event<'a> {
     Drained { slot: u32 },
     /// The shell has no room to hold the rest for yet another slow device.
     SlowReader { slot: u32 },
+    /// There is no room for its unfinished frame.
+    NoRoom { slot: u32 },
     /// The close ladder of `slot` is finished: nothing of it is in the kernel, and the slot is free.
     Closed { slot: u32 },
     /// Both ends of the link are authenticated.

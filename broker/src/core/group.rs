@@ -63,6 +63,8 @@ pub(super) struct Group {
 struct Fetch {
     over: LinkIndex,
     wanted: Seq,
+    /// It was for members who have left since; its answer says nothing about what is wanted now.
+    is_stale: bool,
 }
 
 /// What is being sent to the members of a topic.
@@ -102,13 +104,19 @@ impl Group {
         self.jobs.is_empty() && !self.in_ring && !self.in_line
     }
 
+    /// Whether the log is known to reach this far.
+    pub fn has(&self, seq: Seq) -> bool {
+        self.cursor.is_some_and(|cursor| seq <= cursor)
+    }
+
     pub fn invariants(&self, is_empty: bool) {
         assert!(self.jobs.len() <= JOBS_PER_APP_MAX + 1);
         assert!(self.jobs.is_empty() || self.in_ring, "jobs are not forgotten");
         assert!(self.jobs.iter().is_sorted_by_key(|job| job.seq), "jobs stand in the log's order");
-        assert!(
-            !is_empty || (self.cursor.is_none() && self.jobs.is_empty() && self.fetch.is_none())
-        );
+        let is_over = self.cursor.is_none()
+            && self.jobs.is_empty()
+            && self.fetch.as_ref().is_none_or(|fetch| fetch.is_stale);
+        assert!(!is_empty || is_over);
         assert!(self.cursor.is_none_or(|cursor| cursor <= self.wanted));
         assert!(self.jobs.back().is_none_or(|job| Some(job.seq) <= self.cursor));
     }
@@ -184,9 +192,11 @@ impl Core {
     ) {
         let Some(app) = self.known_app(id) else { return };
         let group = &mut self.apps[app].group;
-        let (Some(fetch), Some(cursor)) = (group.fetch.take(), group.cursor) else {
-            // The members left meanwhile.
+        let fetch = group.fetch.take().filter(|fetch| !fetch.is_stale);
+        let (Some(fetch), Some(cursor)) = (fetch, group.cursor) else {
+            // The members left meanwhile. Others may have come and wait for this one to end.
             self.counters.add(Counter::Duplicates, 1);
+            self.fetch_if_missing(app);
             return;
         };
         for entry in entries.iter().filter(|entry| entry.seq > cursor) {
@@ -217,7 +227,10 @@ impl Core {
         for job in group.jobs.drain(..) {
             self.fanout.ended(&job);
         }
-        (group.cursor, group.wanted, group.fetch) = (None, Seq::ZERO, None);
+        (group.cursor, group.wanted) = (None, Seq::ZERO);
+        if let Some(fetch) = &mut group.fetch {
+            fetch.is_stale = true;
+        }
     }
 
     /// A link came up, or the given one was lost: fetches go out (again).
@@ -301,7 +314,7 @@ impl Core {
         let App { id, group, .. } = &mut self.apps[app];
         let Some(cursor) = group.cursor else { return };
         if group.wanted > cursor && group.fetch.is_none() && !group.in_line {
-            group.fetch = Some(Fetch { over, wanted: group.wanted });
+            group.fetch = Some(Fetch { over, wanted: group.wanted, is_stale: false });
             self.links.frame(over, |out| to_control::group_fetch(out, *id, cursor));
             self.counters.add(Counter::GroupFetches, 1);
         }
@@ -609,6 +622,33 @@ impl Core {
         } else {
             row.flags.clear(Flags::G_LAG | Flags::G_AWAKE);
         }
+    }
+
+    /// The device's position does not exist; the log ends at `seq`.
+    pub(super) fn on_group_reset(
+        &mut self,
+        link: LinkIndex,
+        slot: u32,
+        seq: Seq,
+        out: &mut Actions,
+    ) {
+        let row = &mut self.rows[slot];
+        if !row.flags.has(Flags::G_PULLING) || row.group_over != self.links.use_of(link) {
+            self.counters.add(Counter::Duplicates, 1);
+            return;
+        }
+        if row.flags.has(Flags::BLOCKED) {
+            row.flags.set(Flags::G_OWED);
+            return;
+        }
+        row.group = seq;
+        row.flags.clear(Flags::G_PULLING | Flags::G_NOTICED | Flags::G_GREW | Flags::G_AWAKE);
+        send(out, slot, &Downlink::Reset { stream: Stream::Group, seq });
+        self.counters.add(Counter::Resets, 1);
+        // What was added since, or what this shard believes to be there, is pulled from there.
+        let is_behind = self.apps[row.app].group.cursor > Some(seq);
+        self.rows[slot].flags.put(Flags::G_LAG, is_behind);
+        self.notice_group(slot, out);
     }
 
     /// Tells the device that group entries wait, unless it knows or an answer is on its way.

@@ -4,15 +4,18 @@
 //!  session, delivery, group ── records ──▶ Outgoing of the link ── end of turn ──▶ one frame per list
 //!
 //!  LinkUp    ─▶ walk over all slots: announce each session there, and pull for it there
-//!  LinkDown  ─▶ walk over all slots: what was asked of the lost link is asked of another
+//!  LinkDown  ─▶ the same over a link that is left
 //! ```
 //!
 //! One rule covers a control node's restart, a partition, and a crash between storing a message
-//! and delivering it: whenever a link comes up, every session is announced and pulls.
+//! and delivering it: whenever a link comes up or is lost, every session is announced and pulls.
+//! What a node stores while it has no link to this shard is found by the pull that follows a
+//! heartbeat as long as a link is missing.
 //!
-//! Limits: a walk visits at most `announce_budget` slots in a turn and pauses while as many of the
-//! link's pulls are unanswered, so the control node's store sets the pace. A node that answers
-//! nothing for [`STALL_MS`] is asked on. A frame holds at most `LINK_BODY_BYTES_MAX`.
+//! Limits: a walk visits at most `announce_budget` slots in a turn and pauses while as many
+//! sessions wait for an answer over the link, so the control node's store sets the pace. A node
+//! that answers too little to go on for [`STALL_MS`] is asked on: announcements must not wait for
+//! reads for ever. A frame holds at most `LINK_BODY_BYTES_MAX`.
 
 use hawser_codec::ids::{AppId, Seq, TopicId};
 use hawser_codec::limits::{LINK_BODY_BYTES_MAX, TOPICS_PER_SESSION_MAX};
@@ -23,7 +26,7 @@ use super::rows::{Flags, Row, State};
 use super::{Core, SeededBug};
 use crate::metrics::Counter;
 
-/// How long the walk of a link waits for answers before it takes them for lost.
+/// How long the walk of a link waits for answers before it goes on without them.
 const STALL_MS: u64 = 1_000;
 
 /// Group acknowledgements come in bursts for the same few entries: so far back one is looked for.
@@ -31,8 +34,6 @@ const GROUP_ACKS_SEARCHED: usize = 8;
 
 pub(super) struct Links {
     links: Vec<Link>,
-    /// The next slot of the walk that asks again what a lost link was asked.
-    repull: Option<u32>,
     /// Times that a link came up.
     uses: u16,
 }
@@ -43,10 +44,10 @@ struct Link {
     used: u16,
     /// The next slot of the walk over all sessions.
     walk: Option<u32>,
-    /// Pulls sent and not answered.
-    unanswered: u32,
-    /// When an answer came last, or the wait for one began.
-    heard_ms: u64,
+    /// When the walk went on last.
+    walked_ms: u64,
+    /// Sessions whose inbox pull is outstanding over this use of the link.
+    waiting: u32,
     out: Outgoing,
 }
 
@@ -69,12 +70,12 @@ impl Links {
                 up: false,
                 used: 0,
                 walk: None,
-                unanswered: 0,
-                heard_ms: 0,
+                walked_ms: 0,
+                waiting: 0,
                 out: Outgoing::default(),
             })
             .collect();
-        Links { links, repull: None, uses: 0 }
+        Links { links, uses: 0 }
     }
 
     pub fn up(&self) -> usize {
@@ -107,20 +108,17 @@ impl Links {
         }
     }
 
-    pub fn pull(&mut self, to: LinkIndex, record: Pulled, now: Now) {
+    pub fn pull(&mut self, to: LinkIndex, record: Pulled) {
         let link = self.link(to);
         link.out.pulls.push(record);
-        if link.unanswered == 0 {
-            link.heard_ms = now.mono_ms;
-        }
-        link.unanswered = link.unanswered.saturating_add(1);
+        link.waiting += 1;
     }
 
-    /// An inbox answer came over the link.
-    pub fn answered(&mut self, from: LinkIndex, now: Now) {
-        let link = self.link(from);
-        link.unanswered = link.unanswered.saturating_sub(1);
-        link.heard_ms = now.mono_ms;
+    /// A session no longer waits for an answer over this use of a link; 0 is none.
+    pub fn pull_is_over(&mut self, used: u16) {
+        if let Some(link) = self.links.iter_mut().find(|link| link.up && link.used == used) {
+            link.waiting -= 1;
+        }
     }
 
     pub fn ack(&mut self, record: Acked) {
@@ -146,7 +144,7 @@ impl Links {
 
     /// Slots that walks have still to visit.
     pub fn walk_left(&self, slots: u32) -> u64 {
-        let walks = self.links.iter().filter_map(|link| link.walk).chain(self.repull);
+        let walks = self.links.iter().filter_map(|link| link.walk);
         walks.map(|at| u64::from(slots.saturating_sub(at))).sum()
     }
 
@@ -158,36 +156,42 @@ impl Links {
             }
             link.walk.map(|_| link.walk_at_ms(window, now_ms))
         };
-        let repull = self.repull.and(self.preferred());
-        let repull = repull.map(|to| self.links[to.0 as usize].walk_at_ms(window, now_ms));
-        self.links.iter().filter_map(of_link).chain(repull).min()
+        self.links.iter().filter_map(of_link).min()
     }
 
     fn link(&mut self, index: LinkIndex) -> &mut Link {
         &mut self.links[index.0 as usize]
     }
 
-    pub fn invariants(&self) {
+    /// `uses` gives the `inbox_over` of every session.
+    pub fn invariants(&self, uses: impl Iterator<Item = u16> + Clone) {
         for link in &self.links {
             assert!(link.up || link.out.is_empty(), "nothing is kept for a lost link");
-            assert!(link.up || (link.walk.is_none() && link.unanswered == 0));
+            assert!(link.up || link.walk.is_none());
+            if link.up {
+                let waiting = uses.clone().filter(|&used| used == link.used).count();
+                assert_eq!(waiting, link.waiting as usize, "bounded: every pull is counted");
+            }
         }
-        assert!(self.repull.is_none() || self.up() > 0);
     }
 }
 
 impl Link {
     /// When the walk may go on.
     fn walk_at_ms(&self, window: u32, now_ms: u64) -> u64 {
-        if self.unanswered < window { now_ms } else { self.heard_ms + STALL_MS }
+        if self.waiting < window { now_ms } else { self.walked_ms + STALL_MS }
     }
 
     /// Slots that the walk may visit now.
     fn allowance(&mut self, window: u32, now: Now) -> u32 {
-        if self.unanswered >= window && now.mono_ms >= self.heard_ms + STALL_MS {
-            self.unanswered = 0;
+        let allowance = match window.saturating_sub(self.waiting) {
+            0 if now.mono_ms >= self.walked_ms + STALL_MS => window,
+            left => left,
+        };
+        if allowance > 0 {
+            self.walked_ms = now.mono_ms;
         }
-        window.saturating_sub(self.unanswered)
+        allowance
     }
 }
 
@@ -210,6 +214,7 @@ impl Core {
         assert!(!link.up, "a link comes up once");
         link.up = true;
         link.used = used;
+        link.waiting = 0;
         link.walk = Some(0);
         self.fetch_after_link_change(None);
     }
@@ -221,10 +226,13 @@ impl Core {
         }
         link.up = false;
         link.walk = None;
-        link.unanswered = 0;
         link.out = Outgoing::default();
-        let others = self.links.preferred().is_some() && !self.bug(SeededBug::NoPullAfterLinkLoss);
-        self.links.repull = others.then_some(0);
+        // What its node stored a moment ago, and what it was asked and told, may be lost with it.
+        if let Some(left) = self.links.preferred()
+            && !self.bug(SeededBug::NoPullAfterLinkLoss)
+        {
+            self.links.link(left).walk = Some(0);
+        }
         self.fetch_after_link_change(Some(index));
     }
 
@@ -235,41 +243,22 @@ impl Core {
             let Some(first) = self.links.link(index).walk else { continue };
             let end = self.slots_end.min(first + self.links.link(index).allowance(window, now));
             for slot in first..end {
-                self.announce_again(index, slot, now);
+                self.announce_again(index, slot);
             }
             self.links.link(index).walk = (end < self.slots_end).then_some(end);
         }
-        let (Some(first), Some(index)) = (self.links.repull, self.links.preferred()) else {
-            return;
-        };
-        let end = self.slots_end.min(first + self.links.link(index).allowance(window, now));
-        for slot in first..end {
-            self.ask_again(index, slot, now);
-        }
-        self.links.repull = (end < self.slots_end).then_some(end);
     }
 
-    /// A link is new: tell it of the session, and pull there, because what the node stored while
-    /// it did not know the session went nowhere.
-    fn announce_again(&mut self, index: LinkIndex, slot: u32, now: Now) {
+    /// Tells the node of the session, and pulls there: what was stored by a node that did not know
+    /// the session, or did not live to tell of it, went nowhere.
+    fn announce_again(&mut self, index: LinkIndex, slot: u32) {
         if self.rows.get(slot).is_none_or(|row| row.state != State::Online) {
             return;
         }
         let record = self.announcement(slot);
         self.links.link(index).out.announced.push(record);
         self.counters.add(Counter::Announced, 1);
-        self.pull_inbox_over(index, slot, now);
-        self.ask_group_again(index, slot);
-    }
-
-    /// A link was lost: whatever this session waits for is asked for again.
-    fn ask_again(&mut self, index: LinkIndex, slot: u32, now: Now) {
-        let Some(row) = self.rows.get(slot).filter(|row| row.state == State::Online) else {
-            return;
-        };
-        if row.flags.has(Flags::PULLING) && !row.flags.has(Flags::OWED) {
-            self.pull_inbox_over(index, slot, now);
-        }
+        self.pull_inbox_over(index, slot);
         self.ask_group_again(index, slot);
     }
 

@@ -29,7 +29,7 @@
 use hawser_codec::cursor::Reader;
 use hawser_codec::device::Downlink;
 use hawser_codec::error::{CloseReason, DecodeError};
-use hawser_codec::ids::Epoch;
+use hawser_codec::ids::{Epoch, Stream};
 use hawser_codec::limits::{ADDRESS_BYTES_MAX, REDIRECT_ADDRESSES_MAX, TOPICS_PER_SESSION_MAX};
 use hawser_codec::link::{Keys, ToBroker, to_control};
 
@@ -78,6 +78,8 @@ pub struct CoreConfig {
     /// At most `REDIRECT_ADDRESSES_MAX` addresses of at most `ADDRESS_BYTES_MAX` bytes.
     pub redirect: Vec<String>,
     pub topics_max: u32,
+    /// Memory for topics above which no session joins another one.
+    pub topics_bytes_max: usize,
     /// Sends of group entries in one turn.
     pub fanout_budget: u32,
     /// Sessions announced again in one turn.
@@ -104,6 +106,7 @@ impl Default for CoreConfig {
             drain_per_s: 1_000,
             redirect: Vec::new(),
             topics_max: 32,
+            topics_bytes_max: 64 << 20,
             fanout_budget: 4096,
             announce_budget: 4096,
             seed: 0,
@@ -118,6 +121,8 @@ impl Default for CoreConfig {
 pub struct Gauges {
     /// Free memory is below the watermark: nobody is admitted.
     pub memory_low: bool,
+    /// Input waits that came before now: that a connection is silent is not known.
+    pub is_behind: bool,
     /// Bytes held for devices that do not read. Only shown.
     pub outbox_bytes: u64,
 }
@@ -251,10 +256,11 @@ impl Core {
             Event::BadInput { slot, error } => self.on_bad_input(slot, error, out),
             Event::Hangup { slot, reason } => self.close(slot, reason, out),
             Event::Blocked { slot } => self.on_blocked(slot),
-            Event::Drained { slot } => self.on_drained(slot, now, out),
+            Event::Drained { slot } => self.on_drained(slot, out),
             Event::SlowReader { slot } => {
                 self.close(slot, CloseReason::SlowReader, out);
             }
+            Event::NoRoom { slot } => self.close(slot, CloseReason::Overload, out),
             Event::Closed { slot } => self.on_closed(slot),
             Event::LinkUp { link } => self.on_link_up(link),
             Event::LinkDown { link } => self.on_link_down(link),
@@ -277,15 +283,16 @@ impl Core {
                 }
             }
             ToBroker::Entries { session, upto, more, ref entries } => {
-                self.links.answered(link, now);
                 if let Some(slot) = self.live(session) {
-                    self.on_entries(slot, upto, more, entries, now, out);
+                    self.on_entries(link, slot, upto, more, entries, out);
                 }
             }
-            ToBroker::Reset { session, seq } => {
-                self.links.answered(link, now);
+            ToBroker::Reset { session, stream, seq } => {
                 if let Some(slot) = self.live(session) {
-                    self.on_reset(slot, seq, out);
+                    match stream {
+                        Stream::Inbox => self.on_inbox_reset(link, slot, seq, out),
+                        Stream::Group => self.on_group_reset(link, slot, seq, out),
+                    }
                 }
             }
             ToBroker::GroupDeliver { app, ref entry } => self.on_group_deliver(app, entry),
@@ -323,7 +330,9 @@ impl Core {
     pub fn on_turn(&mut self, now: Now, gauges: Gauges, out: &mut Actions) {
         self.now_ms = now.mono_ms;
         self.memory_low = gauges.memory_low;
-        self.expire(now, out);
+        if !gauges.is_behind {
+            self.expire(now, out);
+        }
         self.advance_drain(now, out);
         self.run_fanout(now, out);
         self.walk(now);
@@ -349,6 +358,11 @@ impl Core {
         self.active
     }
 
+    /// Whether the connection has introduced itself.
+    pub fn is_online(&self, slot: u32) -> bool {
+        self.rows.get(slot).is_some_and(|row| row.state == State::Online)
+    }
+
     fn set_gauges(&mut self, gauges: Gauges) {
         let row_bytes = self.rows.bytes() + self.wheel.bytes();
         for (counter, value) in [
@@ -359,6 +373,7 @@ impl Core {
             (Counter::RowBytes, row_bytes as u64),
             (Counter::Subscriptions, self.topics.memberships() + u64::from(self.online)),
             (Counter::Topics, self.topics.topics() as u64),
+            (Counter::TopicBytes, self.topics.bytes() as u64),
             (Counter::FanoutJobs, self.fanout.jobs() as u64),
             (Counter::FanoutBytes, self.fanout.bytes()),
             (Counter::OutboxBytes, gauges.outbox_bytes),
@@ -394,7 +409,8 @@ impl Core {
         assert_eq!(self.wheel.invariants(), self.active, "each connection has one timer");
         assert_eq!(self.apps.invariants(&self.rows), self.online);
         self.topics.invariants(rows().map(|(slot, row)| (slot, row.app, row.topics)));
-        self.links.invariants();
+        let online = rows().filter(|(_, row)| row.state == State::Online);
+        self.links.invariants(online.map(|(_, row)| row.inbox_over));
         for (slot, row) in rows() {
             assert_eq!(self.wheel.is_armed(slot), row.is_active(), "slot {slot}");
             if row.state == State::Online {

@@ -111,13 +111,16 @@ pub(super) struct Row {
     pub flags: Flags,
     /// The place in the table of apps.
     pub app: u16,
-    /// The use of a link over which the group pull is outstanding (`Links::use_of`), or 0.
+    /// The uses of links over which pulls are outstanding (`Links::use_of`), or 0.
+    pub inbox_over: u16,
     pub group_over: u16,
     pub state: State,
     /// The step of the heartbeat ladder.
     pub step: u8,
     /// Good beats since the last step.
     pub beats: u8,
+    /// Pings that came while `BLOCKED`; further ones are not counted.
+    pub pongs_owed: u8,
 }
 
 const _: () = assert!(size_of::<Row>() + size_of::<super::wheel::Timer>() <= 96);
@@ -136,10 +139,12 @@ impl Default for Row {
             topics: NO_MEMBERSHIP,
             flags: Flags::NONE,
             app: 0,
+            inbox_over: 0,
             group_over: 0,
             state: State::Free,
             step: 0,
             beats: 0,
+            pongs_owed: 0,
         }
     }
 }
@@ -158,8 +163,11 @@ impl Row {
     pub fn invariants(&self) {
         let flags = self.flags;
         assert!(self.sent <= self.latest && self.acked <= self.latest, "{self:?}");
-        assert!(flags.has(Flags::PULLING) || !flags.has(Flags::ASKED | Flags::GREW), "{self:?}");
-        assert!(!flags.has(Flags::OWED) || flags.has(Flags::PULLING), "{self:?}");
+        let of_pull = Flags::ASKED | Flags::GREW | Flags::AGAIN | Flags::OWED;
+        assert!(flags.has(Flags::PULLING) || !flags.has(of_pull), "{self:?}");
+        let may_be_out = flags.has(Flags::PULLING) && !flags.has(Flags::OWED);
+        assert!(self.inbox_over == 0 || may_be_out, "{self:?}");
+        assert!(self.pongs_owed == 0 || flags.has(Flags::BLOCKED), "{self:?}");
         assert!(!flags.has(Flags::OWED | Flags::G_OWED) || flags.has(Flags::BLOCKED), "{self:?}");
         assert!(!flags.has(Flags::AWAKE) || self.latest > self.sent, "{self:?}");
         assert!(flags.has(Flags::G_PULLING) || !flags.has(Flags::G_OWED | Flags::G_GREW));
@@ -198,8 +206,10 @@ impl Flags {
     pub const NOTICED: Flags = Flags(1 << 4);
     /// Everything that waits is when-awake.
     pub const AWAKE: Flags = Flags(1 << 5);
-    /// The answer came while `BLOCKED` and was dropped: pull again when drained.
+    /// The answer came while `BLOCKED` and was dropped, or was not asked for: pull when drained.
     pub const OWED: Flags = Flags(1 << 6);
+    /// The answer under way may be older than what it is about: pull again after it.
+    pub const AGAIN: Flags = Flags(1 << 15);
 
     /// The session has no place in the group log yet.
     pub const G_UNKNOWN: Flags = Flags(1 << 7);

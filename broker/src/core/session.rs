@@ -36,6 +36,9 @@ const EPOCH_AHEAD_MS: u64 = 5 * 60_000;
 /// Good beats before the interval grows (Tencent Mars).
 const BEATS_PER_STEP: u8 = 5;
 
+/// Timers that one turn acts upon.
+const EXPIRED_PER_TURN: u32 = 4096;
+
 /// The intervals, and how long a silence may last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heartbeat {
@@ -129,7 +132,11 @@ impl Core {
         match frame {
             Uplink::Subscribe { topic } => {
                 let row = &mut self.rows[slot];
-                let topics_max = self.config.topics_max;
+                let CoreConfig { topics_max, topics_bytes_max, .. } = self.config;
+                if self.topics.bytes() >= topics_bytes_max {
+                    self.counters.add(Counter::TopicsRefused, 1);
+                    return self.close(slot, CloseReason::Overload, out);
+                }
                 match self.topics.join(&mut row.topics, slot, row.app, topic, topics_max) {
                     Joined::New => self.joined_topic(slot, now, out),
                     Joined::Already => {}
@@ -145,8 +152,8 @@ impl Core {
             Uplink::Ack { seq } => self.take_ack(slot, seq),
             Uplink::GroupAck { seq } => {
                 let row = &self.rows[slot];
-                // Nobody has what was not sent.
-                if seq <= row.group {
+                // Nobody has what was not sent, or does not exist.
+                if seq <= row.group && self.apps[row.app].group.has(seq) {
                     self.counters.add(Counter::GroupAcks, 1);
                     self.links.group_ack(self.apps[row.app].id, seq);
                 }
@@ -154,7 +161,7 @@ impl Core {
             Uplink::Pull { stream, from } => {
                 self.counters.add(Counter::Pulls, 1);
                 match stream {
-                    Stream::Inbox => self.on_inbox_pull(slot, from, now),
+                    Stream::Inbox => self.on_inbox_pull(slot, from),
                     Stream::Group => self.on_group_pull(slot, from),
                 }
             }
@@ -188,7 +195,7 @@ impl Core {
         self.hear(slot, now);
         send(out, slot, &Downlink::Welcome(Welcome { epoch, heartbeat_s, group }));
         self.announce(slot);
-        self.pull_inbox(slot, now);
+        self.pull_inbox(slot);
     }
 
     fn announce(&mut self, slot: u32) {
@@ -208,8 +215,22 @@ impl Core {
     }
 
     fn on_ping(&mut self, slot: u32, now: Now, out: &mut Actions) {
-        send(out, slot, &Downlink::Pong);
         self.counters.add(Counter::Heartbeats, 1);
+        let row = &mut self.rows[slot];
+        if row.flags.has(Flags::BLOCKED) {
+            // Nothing is queued for a device that does not read. What it has still to read tells
+            // it that the path holds.
+            row.pongs_owed = row.pongs_owed.saturating_add(1);
+        } else {
+            send(out, slot, &Downlink::Pong);
+        }
+        let links_up = self.links.up();
+        if (1..self.config.links as usize).contains(&links_up)
+            && !self.rows[slot].flags.has(Flags::PULLING)
+        {
+            // A node that this shard has no link to may have stored something.
+            self.pull_inbox(slot);
+        }
         // What waited for the device to be awake goes out now.
         self.notice_inbox(slot, out);
         self.notice_group(slot, out);
@@ -256,11 +277,14 @@ impl Core {
         }
     }
 
-    pub(super) fn on_drained(&mut self, slot: u32, now: Now, out: &mut Actions) {
+    pub(super) fn on_drained(&mut self, slot: u32, out: &mut Actions) {
         let row = &mut self.rows[slot];
         if row.state == State::Online && row.flags.take(Flags::BLOCKED) {
             self.blocked -= 1;
-            self.inbox_drained(slot, now, out);
+            for _ in 0..std::mem::take(&mut self.rows[slot].pongs_owed) {
+                send(out, slot, &Downlink::Pong);
+            }
+            self.inbox_drained(slot, out);
             self.group_drained(slot, out);
         }
     }
@@ -283,9 +307,10 @@ impl Core {
         }
     }
 
-    /// Timers that are due.
+    /// Timers that are due, as many as a turn may take; the wheel has the rest.
     pub(super) fn expire(&mut self, now: Now, out: &mut Actions) {
-        while let Some(slot) = self.wheel.pop(now.mono_ms) {
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some(slot) = self.wheel.pop(now.mono_ms) else { return };
             match self.rows[slot].state {
                 State::Delayed => self.start_reading(slot, now, out),
                 State::Connecting => self.close(slot, CloseReason::HandshakeTimeout, out),
@@ -340,6 +365,7 @@ impl Core {
         let row = &mut self.rows[slot];
         let gone = Gone { device: row.device, session: row.session(slot), reason };
         self.topics.leave_all(&mut row.topics);
+        row.pongs_owed = 0;
         let (app, place) = (row.app, row.place);
         if row.flags.take(Flags::BLOCKED) {
             self.blocked -= 1;
@@ -350,6 +376,7 @@ impl Core {
         if self.apps[app].members.is_empty() {
             self.end_group(app);
         }
+        self.pull_is_over(slot);
         self.links.gone_everywhere(gone);
         self.online -= 1;
     }

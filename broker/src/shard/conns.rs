@@ -16,9 +16,11 @@
 //! kernel, and the slot is free when the kernel has closed it.
 //!
 //! Idle connections own nothing else. An unfinished frame is held in a pool that is bounded for
-//! all connections together; nearly every frame arrives whole.
+//! all connections together; nearly every frame arrives whole. When the pool is full, whoever has
+//! held longest is closed, strangers before sessions: an honest frame is finished within a round
+//! trip, so that a peer who never finishes his can hurt only himself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use hawser_codec::device::Uplink;
 use hawser_codec::error::{CloseReason, DecodeError};
@@ -161,8 +163,19 @@ impl Conns {
 /// The unfinished frames of all devices.
 #[derive(Default)]
 pub(super) struct Partials {
-    framers: HashMap<u32, Framer>,
+    framers: HashMap<u32, Partial>,
     bytes: usize,
+    /// Who began when, the oldest first: those who have not introduced themselves, and sessions.
+    /// Some have finished since.
+    strangers: VecDeque<(u32, u64)>,
+    sessions: VecDeque<(u32, u64)>,
+    begun: u64,
+}
+
+struct Partial {
+    framer: Framer,
+    /// Which of all that ever began.
+    began: u64,
 }
 
 impl Partials {
@@ -174,18 +187,47 @@ impl Partials {
         self.framers.len()
     }
 
-    /// Takes a framer out of the pool; an empty one if there is none.
-    fn take(&mut self, slot: u32) -> Framer {
-        let framer = self.framers.remove(&slot).unwrap_or_default();
-        self.bytes -= framer.partial_bytes();
-        framer
+    /// Takes a framer out of the pool.
+    fn take(&mut self, slot: u32) -> Partial {
+        let partial = self.framers.remove(&slot).expect("the flag says that it is there");
+        self.bytes -= partial.framer.partial_bytes();
+        partial
     }
 
-    fn put(&mut self, slot: u32, framer: Framer) {
+    /// `began` is of a frame that was there before.
+    fn put(&mut self, slot: u32, framer: Framer, began: Option<u64>, is_session: bool) {
         self.bytes += framer.partial_bytes();
-        let before = self.framers.insert(slot, framer);
+        let began = began.unwrap_or_else(|| {
+            self.begun += 1;
+            let order = if is_session { &mut self.sessions } else { &mut self.strangers };
+            order.push_back((slot, self.begun));
+            if order.len() > 2 * self.framers.len() + 64 {
+                order.retain(|&(slot, began)| is_of(&self.framers, slot, began));
+                order.push_back((slot, self.begun));
+            }
+            self.begun
+        });
+        let before = self.framers.insert(slot, Partial { framer, began });
         assert!(before.is_none(), "a connection has one unfinished frame");
     }
+
+    /// Who is to make room for `own`, which is not in the pool now: whoever has held an unfinished
+    /// frame for longest, `own` included. A stranger takes nothing from a session.
+    fn oldest(&mut self, own: (u32, Option<u64>), is_session: bool) -> Option<u32> {
+        let sessions = is_session.then_some(&mut self.sessions);
+        for order in std::iter::once(&mut self.strangers).chain(sessions) {
+            while let Some((slot, began)) = order.pop_front() {
+                if own == (slot, Some(began)) || is_of(&self.framers, slot, began) {
+                    return Some(slot);
+                }
+            }
+        }
+        None
+    }
+}
+
+fn is_of(framers: &HashMap<u32, Partial>, slot: u32, began: u64) -> bool {
+    framers.get(&slot).is_some_and(|partial| partial.began == began)
 }
 
 impl<I: Io> Shard<I> {
@@ -221,6 +263,7 @@ impl<I: Io> Shard<I> {
     pub(super) fn on_watch_failed(&mut self, target: Target) {
         self.conns.of(target).flags.take(Flags::WATCHED);
         self.on_ended(target, CloseReason::Reset);
+        self.close_if_quiet(target);
     }
 
     fn queue_receive(&mut self, target: Target) {
@@ -272,10 +315,15 @@ impl<I: Io> Shard<I> {
     /// Cuts bytes into frames and gives them to the core, until one is not the protocol.
     fn on_bytes(&mut self, slot: u32, buffer: &Buffer) {
         let flags = &mut self.conns.get_mut(slot).flags;
-        let held = flags.take(Flags::PARTIAL);
-        let mut framer = if held { self.partials.take(slot) } else { Framer::default() };
+        let held = flags.take(Flags::PARTIAL).then(|| self.partials.take(slot));
+        let (mut framer, mut began) = match held {
+            Some(Partial { framer, began }) => (framer, Some(began)),
+            None => (Framer::default(), None),
+        };
         let (core, actions, now) = (&mut self.core, &mut self.actions, self.now);
         let result = framer.feed(self.io.bytes(buffer), UPLINK_BODY_BYTES_MAX, |frame| {
+            // What is left after a whole frame is another one.
+            began = None;
             // A type of a newer minor version is skipped.
             if let Some(frame) = Uplink::decode(frame)? {
                 core.on_event(Event::Frame { slot, frame }, now, actions);
@@ -283,18 +331,29 @@ impl<I: Io> Shard<I> {
             Ok::<(), DecodeError>(())
         });
         if let Err(error) = result {
-            flags.set(Flags::DEAF);
+            self.conns.get_mut(slot).flags.set(Flags::DEAF);
             self.tell(Event::BadInput { slot, error });
         } else if !framer.is_empty() {
-            if self.partials.bytes() + framer.partial_bytes() <= self.config.partial_bytes_max {
-                flags.set(Flags::PARTIAL);
-                self.partials.put(slot, framer);
-            } else {
-                flags.set(Flags::DEAF);
-                self.shell.partials_refused += 1;
-                self.tell(Event::SlowReader { slot });
+            let is_session = self.core.is_online(slot);
+            while self.partials.bytes() + framer.partial_bytes() > self.config.partial_bytes_max {
+                let oldest = self.partials.oldest((slot, began), is_session);
+                let Some(oldest) = oldest.filter(|&oldest| oldest != slot) else {
+                    return self.give_up(slot);
+                };
+                self.conns.get_mut(oldest).flags.take(Flags::PARTIAL);
+                drop(self.partials.take(oldest));
+                self.give_up(oldest);
             }
+            self.conns.get_mut(slot).flags.set(Flags::PARTIAL);
+            self.partials.put(slot, framer, began, is_session);
         }
+    }
+
+    /// There is no room for the connection's unfinished frame.
+    fn give_up(&mut self, slot: u32) {
+        self.conns.get_mut(slot).flags.set(Flags::DEAF);
+        self.shell.partials_refused += 1;
+        self.tell(Event::NoRoom { slot });
     }
 
     /// Nothing more will come from the peer, or nothing more can be done with the socket.

@@ -42,6 +42,10 @@ const RECEIVES_PER_SUBMIT: usize = 512;
 /// the others.
 const RECEIVE_ROUNDS: usize = 8;
 
+/// A turn that comes so late after its deadline was kept from running. Until all input is read, nobody
+/// is taken for silent.
+const BEHIND_MS: u64 = 1_000;
+
 /// What a shard must know. Plain values; the configuration file is `config.rs`.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -117,6 +121,8 @@ pub struct Shard<I: Io> {
     links_to_cut: Vec<(u8, CloseReason)>,
     receives_queued: bool,
 
+    /// The thread was stopped for a while, and what came meanwhile is not read yet.
+    is_behind: bool,
     accepts: u32,
     accept: Accept,
     drain: Drain,
@@ -144,11 +150,14 @@ enum Drain {
 impl<I: Io> Shard<I> {
     /// One round of everything. Sleeps in its first line only.
     pub fn turn(&mut self) -> Turn {
+        let due_ms = self.deadline_ms();
         self.io.wait(self.sleep_ms());
         self.now = self.io.now();
+        self.is_behind |= due_ms.is_some_and(|due_ms| self.now.mono_ms > due_ms + BEHIND_MS);
 
         // Input. The core hears everything before it acts on anything.
         self.take_completions();
+        self.is_behind &= !self.to_receive.is_empty() || self.receives_queued;
         self.drain_held();
         self.take_commands();
         self.links_on_time();
@@ -310,6 +319,7 @@ impl<I: Io> Shard<I> {
             after_flush: Vec::new(),
             links_to_cut: Vec::new(),
             receives_queued: false,
+            is_behind: false,
             accepts: 0,
             accept: Accept::On,
             drain: Drain::No,
@@ -366,6 +376,7 @@ impl<I: Io> Shard<I> {
     fn gauges(&self) -> Gauges {
         Gauges {
             memory_low: self.mailbox.memory_low(),
+            is_behind: self.is_behind,
             outbox_bytes: self.outbox.held_bytes() as u64,
         }
     }

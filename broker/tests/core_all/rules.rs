@@ -135,7 +135,7 @@ rules! {
         "ack 0 5" => "L0>ack 5",
     }
     "when-awake entries wait for the heartbeat, together" {
-        "up 0; start 0 anna; entries 0 0" => "*",
+        "up 0; up 1; start 0 anna; entries 0 0" => "*",
         "deliver 0 1 a!" => "",
         "deliver 0 2 b!" => "",
         "ping 0" => "0<pong; 0<notice inbox 2",
@@ -157,7 +157,7 @@ rules! {
         "deliver 0 2 b!" => "0<notice inbox 2",
     }
     "a when-awake entry that came during a pull waits after it" {
-        "up 0; start 0 anna" => "*",
+        "up 0; up 1; start 0 anna" => "*",
         "deliver 0 1 a!" => "",
         "entries 0 0" => "",
         "ping 0" => "0<pong; 0<notice inbox 1",
@@ -170,7 +170,7 @@ rules! {
     "of several answers on their way the later ones end nothing" {
         "up 0; up 1; start 0 anna; down 1; up 1" =>
             "0:start; 0<welcome 180s; L0>announce 0=0; L0>pull 0@0; L1>announce 0=0; \
-             L0>pull 0@0; L1>announce 0=0; L1>pull 0@0",
+             L0>announce 0=0; L1>announce 0=0; L1>pull 0@0",
         "entries 0 0" => "",
         "deliver 0 1 a!" => "",
         "via entries 0 0" => "",
@@ -187,18 +187,54 @@ rules! {
         "via entries 0 2 1=a 2=b" => "",
         "deliver 0 3 c" => "0<push 3 c",
     }
-    "a device that does not read is left alone, and told once when it reads" {
+    "a session has one pull under way, however often its device asks" {
+        "up 0; up 1; start 0 anna; entries 0 0; deliver 0 3 c" => "*",
+        "pull 0 inbox 0" => "L0>pull 0@0",
+        "pull 0 inbox 1; pull 0 inbox 0; pull 0 inbox 1; pull 0 inbox 0" => "L0>ack 1",
+        "entries 0 3 1=a 2=b 3=c" => "0<push 1 a; 0<push 2 b; 0<push 3 c; 0<caught inbox 3",
+        "pull 0 inbox 3" => "L0>pull 0@3",
+        "entries 0 3" => "0<caught inbox 3",
+    }
+    "nothing is asked for a device that does not read" {
+        "up 0; up 1; start 0 anna; entries 0 0; deliver 0 1 a; blocked 0" => "*",
+        "pull 0 inbox 1; pull 0 inbox 0; pull 0 inbox 1" => "",
+        "deliver 0 2 b" => "",
+        "drained 0" => "L0>pull 0@1",
+        "entries 0 2 2=b" => "0<push 2 b; 0<caught inbox 2",
+    }
+    "while a link is missing a heartbeat pulls: its node may have stored something" {
         "up 0; start 0 anna; entries 0 0" => "*",
+        "ping 0; ping 0" => "0<pong; L0>pull 0@0; 0<pong",
+        "entries 0 1 1=a" => "0<push 1 a; 0<caught inbox 1",
+        "up 1" => "L1>announce 0=0; L1>pull 0@0",
+        "via entries 0 1 1=a" => "",
+        "ping 0" => "0<pong",
+    }
+    "an answer that may be too old is followed by another pull" {
+        "up 0; up 1; start 0 anna; down 1" =>
+            "0:start; 0<welcome 180s; L0>announce 0=0; L0>pull 0@0; L1>announce 0=0; \
+             L0>announce 0=0",
+        "entries 0 0" => "L0>pull 0@0",
+        "entries 0 1 1=a" => "0<push 1 a; 0<caught inbox 1",
+    }
+    "a group position beyond the end of the log is reset" {
+        "up 0; up 1; start 0 anna group=9; entries 0 0; gcursor 4; pull 0 group 9" => "*",
+        "greset 0 4" => "0<reset group 4",
+        "greset 0 4" => "",
+        "gdeliver 5 - e" => "0<cast 5 e; L0>gsent 5 1+0",
+    }
+    "a device that does not read is left alone, and told once when it reads" {
+        "up 0; up 1; start 0 anna; entries 0 0" => "*",
         "deliver 0 1 a; blocked 0; blocked 0" => "0<push 1 a",
         "deliver 0 2 b; deliver 0 3 c" => "",
-        "ping 0" => "0<pong",
-        "drained 0" => "0<notice inbox 3",
+        "ping 0; ping 0" => "",
+        "drained 0" => "0<pong; 0<pong; 0<notice inbox 3",
         "drained 0" => "",
         "pull 0 inbox 1; entries 0 3 2=b 3=c" =>
             "L0>pull 0@1; 0<push 2 b; 0<push 3 c; 0<caught inbox 3",
     }
     "when-awake entries wait for the heartbeat after the socket has drained, too" {
-        "up 0; start 0 anna; entries 0 0; blocked 0; deliver 0 1 a!" => "*",
+        "up 0; up 1; start 0 anna; entries 0 0; blocked 0; deliver 0 1 a!" => "*",
         "drained 0" => "",
         "ping 0" => "0<pong; 0<notice inbox 1",
     }
@@ -215,7 +251,7 @@ rules! {
         "deliver 0 1 a; deliver 0 2 b; ack 0 1" => "0<push 1 a; 0<push 2 b; L0>ack 1",
         "deliver 0 4 d; pull 0 inbox 2" => "0<notice inbox 4; L0>pull 0@2",
         "entries 0 4 3=c 4=d" => "0<push 3 c; 0<push 4 d; 0<caught inbox 4",
-        "down 1; up 1" => "L1>announce 0=2; L1>pull 0@2",
+        "down 1; up 1" => "L0>announce 0=2; L0>pull 0@2; L1>announce 0=2; L1>pull 0@2",
         "via entries 0 4 3=c 4=d" => "",
         "deliver 0 5 e" => "0<push 5 e",
     }
@@ -223,7 +259,7 @@ rules! {
         "up 0; up 1; start 0 anna inbox=3; entries 0 3; deliver 0 4 d" => "*",
         "ack 0 4" => "L0>ack 4",
         "ack 0 4; ack 0 3; ack 0 5" => "",
-        "down 0; down 1; pull 0 inbox 4" => "",
+        "down 1; down 0; pull 0 inbox 4" => "L0>announce 0=4; L0>pull 0@4",
         "up 0" => "L0>announce 0=4; L0>pull 0@4",
     }
     "an acknowledgement without a link travels with the next announcement" {
@@ -233,8 +269,8 @@ rules! {
     }
     "what was asked of a lost link is asked of another" {
         "up 0; up 1; start 0 anna; start 1 ben; entries 1 0" => "*",
-        "down 0" => "L1>pull 0@0",
-        "via entries 0 1 1=a" => "0<push 1 a; 0<caught inbox 1",
+        "down 0" => "L1>announce 0=0 1=0; L1>pull 0@0 1@0",
+        "via entries 0 1 1=a; via entries 1 0" => "0<push 1 a; 0<caught inbox 1",
         "down 1" => "",
         "deliver 1 1 a" => "1<push 1 a",
     }
@@ -281,7 +317,7 @@ rules! {
         "gfetched 6 4=d 5=e 6=f" =>
             "0<cast 4 d; 0<cast 5 e; 0<cast 6 f; L0>gfetch 6; L0>gsent 4 1+0; L0>gsent 5 1+0; L0>gsent 6 1+0",
         "gfetched 9 more 7=g 9=i" => "0<cast 7 g; 0<cast 9 i; L0>gfetch 9; L0>gsent 7 1+0; L0>gsent 9 1+0",
-        "down 0" => "L1>pull 0@0; L1>gfetch 9",
+        "down 0" => "L1>announce 0=0; L1>pull 0@0; L1>gfetch 9",
         "via gfetched 10" => "",
         "gfetched 11 11=k" => "",
         "gdeliver 11 - k" => "0<cast 11 k; L1>gsent 11 1+0",
@@ -321,7 +357,7 @@ rules! {
         "up 0; up 1; start 0 anna group=0; gcursor 2" => "*",
         "pull 0 group 0" => "L0>gpull 0@0 []",
         "via gentries 0 1 1=a" => "",
-        "down 0" => "L1>pull 0@0; L1>gpull 0@0 []",
+        "down 0" => "L1>announce 0=0; L1>pull 0@0; L1>gpull 0@0 []",
         "up 0" => "L0>announce 0=0; L0>pull 0@0",
         "gentries 0 1 1=a" => "",
         "via gentries 0 2 1=a 2=b" => "0<cast 1 a; 0<cast 2 b; 0<caught group 2",

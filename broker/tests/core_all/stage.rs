@@ -138,7 +138,10 @@ impl Stage {
             }
             "entries" => self.answer(&mut bytes, words, to_broker::entries),
             "gentries" => self.answer(&mut bytes, words, to_broker::group_entries),
-            "reset" => to_broker::reset(&mut bytes, self.session(words[1]), Seq(number(2))),
+            "reset" | "greset" => {
+                let stream = if words[0] == "reset" { Stream::Inbox } else { Stream::Group };
+                to_broker::reset(&mut bytes, self.session(words[1]), stream, Seq(number(2)));
+            }
             "kick" => {
                 let epoch = Epoch::from_ms(START_UNIX_MS + number(2));
                 to_broker::kick(&mut bytes, self.session(words[1]), epoch);

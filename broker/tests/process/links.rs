@@ -286,7 +286,7 @@ fn unknown_sessions_and_apps_on_a_link_are_dropped() {
     for session in [stale, beyond] {
         link.send(|out| to_broker::deliver(out, session, Seq(1), EntryFlags::NONE, b"x"));
         link.send(|out| to_broker::kick(out, session, Epoch(1)));
-        link.send(|out| to_broker::reset(out, session, Seq(1)));
+        link.send(|out| to_broker::reset(out, session, Stream::Inbox, Seq(1)));
     }
     link.send(|out| to_broker::group_cursor(out, AppId(99), Seq(1)));
     link.send(|out| to_broker::ping(out, Epoch::ZERO));

@@ -197,7 +197,9 @@ pub fn encode_to_broker(value: &ToBroker<'_>, out: &mut Vec<u8>) {
         }
         ToBroker::Kick { session, epoch } => to_broker::kick(out, session, epoch),
         ToBroker::Ping { epoch } => to_broker::ping(out, epoch),
-        ToBroker::Reset { session, seq } => to_broker::reset(out, session, seq),
+        ToBroker::Reset { session, stream, seq } => {
+            to_broker::reset(out, session, stream, seq);
+        }
     }
 }
 

@@ -289,7 +289,7 @@ fn control() -> Vec<Sample> {
         }),
         sample(side, "Kick", |out| to_broker::kick(out, SESSION, EPOCH)),
         sample(side, "Ping", |out| to_broker::ping(out, EPOCH)),
-        sample(side, "Reset", |out| to_broker::reset(out, SESSION, Seq(3))),
+        sample(side, "Reset", |out| to_broker::reset(out, SESSION, Stream::Inbox, Seq(3))),
         sample(side, "Refused", |out| to_broker::refused(out, CloseReason::LinkAuth)),
     ]
 }

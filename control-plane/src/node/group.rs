@@ -185,6 +185,13 @@ impl Node {
 
     pub(super) fn on_group_ack(&mut self, acked: GroupAcked) {
         let counts_max = self.config.limits.group_counts_max;
+        let quota = self.accounts.quota(acked.app).unwrap_or_default();
+        let told = self.groups.told.get(&acked.app).copied().unwrap_or_default();
+        if acked.seq.0.saturating_add(u64::from(quota.group_log_entries_max)) < told.0 {
+            // The log no longer has it: a device that is far behind, or one that makes numbers up.
+            self.counters.add(Counter::CountsLost, 1);
+            return;
+        }
         if let Some(counts) = self.groups.counts(acked.app, acked.seq, counts_max) {
             counts.acknowledged += u64::from(acked.count);
         } else {

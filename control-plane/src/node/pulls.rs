@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hawser_codec::ids::{AppId, DeviceId, Seq, SessionRef, TopicId};
+use hawser_codec::ids::{AppId, DeviceId, Seq, SessionRef, Stream, TopicId};
 use hawser_codec::limits::{PULL_BYTES_MAX, PULL_ENTRIES_MAX};
 use hawser_codec::link::{self, Pulled, to_broker};
 
@@ -255,16 +255,21 @@ impl Node {
         now: Now,
         out: &mut Actions,
     ) {
-        if let Reader::Inbox { session, .. } = reading.reader {
-            if reading.from > tail.last {
-                self.pulls.reading -= 1;
-                self.counters.add(Counter::Resets, 1);
-                out.send(reading.link, |bytes| to_broker::reset(bytes, session, tail.last));
-                return;
-            }
-            if tail.first.is_some_and(|first| first <= reading.from) {
-                self.acknowledge(reading.reader.stream(), reading.from);
-            }
+        let session = match reading.reader {
+            Reader::Inbox { session, .. } => Some((session, Stream::Inbox)),
+            Reader::Group { session, .. } => Some((session, Stream::Group)),
+            Reader::Fetch { .. } => None,
+        };
+        if let Some((session, stream)) = session.filter(|_| reading.from > tail.last) {
+            self.pulls.reading -= 1;
+            self.counters.add(Counter::Resets, 1);
+            let end = tail.last;
+            out.send(reading.link, |bytes| to_broker::reset(bytes, session, stream, end));
+            return;
+        }
+        let is_inbox = matches!(reading.reader, Reader::Inbox { .. });
+        if is_inbox && tail.first.is_some_and(|first| first <= reading.from) {
+            self.acknowledge(reading.reader.stream(), reading.from);
         }
         let is_end = entries.len() < self.config.limits.read_entries as usize;
         let (expired, is_cut) = self.take_entries(&mut reading, entries, now);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hawser_codec::frame::split;
-use hawser_codec::ids::{AppId, DeviceId, Epoch, HashKey, Seq, SessionRef, TopicId};
+use hawser_codec::ids::{AppId, DeviceId, Epoch, HashKey, Seq, SessionRef, Stream, TopicId};
 use hawser_codec::limits::LINK_BODY_BYTES_MAX;
 use hawser_codec::link::{Announced, Entry, EntryFlags, ToBroker, ToControl, to_control};
 use hawser_control::node::event::{
@@ -288,7 +288,12 @@ fn words(frame: &ToBroker<'_>) -> String {
             format!("fetched {} upto {}{} [{list}]", app.0, upto.0, more(has_more))
         }
         ToBroker::Kick { session, epoch } => format!("kick {} {}", at(session), epoch.0),
-        ToBroker::Reset { session, seq } => format!("reset {} {}", at(session), seq.0),
+        ToBroker::Reset { session, stream: Stream::Inbox, seq } => {
+            format!("reset {} {}", at(session), seq.0)
+        }
+        ToBroker::Reset { session, stream: Stream::Group, seq } => {
+            format!("group-reset {} {}", at(session), seq.0)
+        }
         other => panic!("a node does not send {other:?}"),
     }
 }
