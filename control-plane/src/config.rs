@@ -36,6 +36,8 @@ pub struct Config {
     pub admin_key_file: PathBuf,
     pub broker_addresses: Vec<String>,
     pub api_connections_max: u32,
+    pub api_request_timeout_ms: u64,
+    pub api_bodies_mib: u32,
     pub links_max: u32,
     pub link_queue_mib: u32,
     pub link_handshake_timeout_ms: u64,
@@ -57,6 +59,8 @@ impl Default for Config {
             admin_key_file: PathBuf::new(),
             broker_addresses: vec!["127.0.0.1:7400".into()],
             api_connections_max: 4096,
+            api_request_timeout_ms: 30_000,
+            api_bodies_mib: 256,
             links_max: 1024,
             link_queue_mib: 64,
             link_handshake_timeout_ms: 5_000,
@@ -104,6 +108,8 @@ pub struct Plan {
     pub admin_key: KeyDigest,
     pub broker_addresses: Vec<String>,
     pub api_connections_max: usize,
+    pub api_request_timeout: Duration,
+    pub api_bodies_bytes_max: usize,
     pub links_max: usize,
     pub link_queue_bytes_max: usize,
     pub link_handshake_timeout: Duration,
@@ -142,7 +148,7 @@ fn did_you_mean(nearest: &Option<&'static str>) -> String {
 
 impl Config {
     /// Every key, in the order in which they are explained.
-    pub const KEYS: [&str; 16] = [
+    pub const KEYS: [&str; 18] = [
         "node_id",
         "listen_api",
         "listen_link",
@@ -152,6 +158,8 @@ impl Config {
         "admin_key_file",
         "broker_addresses",
         "api_connections_max",
+        "api_request_timeout_ms",
+        "api_bodies_mib",
         "links_max",
         "link_queue_mib",
         "link_handshake_timeout_ms",
@@ -212,6 +220,9 @@ impl Config {
             let value = in_range(key, value, 1, 3_600_000)?;
             Ok(Duration::from_millis(value))
         };
+        let mebibytes = |key, value: u32, min, max| {
+            in_range(key, value.into(), min, max).map(|mib| (mib as usize) << 20)
+        };
         Ok(Plan {
             node_id: (self.node_id != 0).then_some(self.node_id),
             listen_api: socket_address("listen_api", &self.listen_api)?,
@@ -226,10 +237,13 @@ impl Config {
                 1,
                 1_000_000,
             )? as usize,
+            api_request_timeout: milliseconds(
+                "api_request_timeout_ms",
+                self.api_request_timeout_ms,
+            )?,
+            api_bodies_bytes_max: mebibytes("api_bodies_mib", self.api_bodies_mib, 16, 65_536)?,
             links_max: in_range("links_max", self.links_max.into(), 1, 65_536)? as usize,
-            link_queue_bytes_max: (in_range("link_queue_mib", self.link_queue_mib.into(), 4, 4096)?
-                as usize)
-                << 20,
+            link_queue_bytes_max: mebibytes("link_queue_mib", self.link_queue_mib, 4, 4096)?,
             link_handshake_timeout: milliseconds(
                 "link_handshake_timeout_ms",
                 self.link_handshake_timeout_ms,
@@ -400,6 +414,7 @@ mod tests {
             (&["links_max"], "--set links_max: write it as key=value"),
             (&["links_max=many"], "links_max"),
             (&["links_max=0"], "links_max = \"0\": must be 1 to 65536"),
+            (&["api_bodies_mib=15"], "api_bodies_mib = \"15\": must be 16 to 65536"),
             (&["listen_link=localhost"], "listen_link = \"localhost\": must be an address"),
             (&["store=mysql://x"], "store = \"mysql://x\": must be"),
             (&["broker_addresses=[\"nowhere\"]"], "broker_addresses = \"nowhere\": must be"),

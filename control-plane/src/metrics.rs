@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use hawser_codec::error::{CloseReason, DecodeError};
 
+use crate::api::errors::Code;
+use crate::api::serve::CutOff;
 use crate::node::event::{StoreFailure, StoreResult};
 use crate::store::Trouble;
 
@@ -85,6 +87,8 @@ pub struct ApiMetrics {
     pub ok: Counter,
     pub client_errors: Counter,
     pub server_errors: Counter,
+    refused: [Counter; Code::ALL.len()],
+    cut_off: [Counter; CutOff::ALL.len()],
 }
 
 impl ApiMetrics {
@@ -96,6 +100,15 @@ impl ApiMetrics {
             _ => &self.ok,
         };
         cell.add(1);
+    }
+
+    /// A request, or a message of a batch, that was answered with an error.
+    pub fn refused(&self, code: Code) {
+        self.refused[place(&Code::ALL, code)].add(1);
+    }
+
+    pub fn cut_off(&self, why: CutOff) {
+        self.cut_off[place(&CutOff::ALL, why)].add(1);
     }
 }
 
@@ -303,6 +316,18 @@ impl ApiMetrics {
                 ("server_error", self.server_errors.get()),
             ],
         );
+        page.counters(
+            "api_refusals_total",
+            "Requests, and messages of batches, that were answered with an error, by its code.",
+            "code",
+            Code::ALL.iter().zip(&self.refused).map(|(code, n)| (code.label(), n.get())),
+        );
+        page.counters(
+            "api_connections_cut_off_total",
+            "HTTP connections that this node ended.",
+            "reason",
+            CutOff::ALL.iter().zip(&self.cut_off).map(|(why, n)| (why.label(), n.get())),
+        );
         page.histogram("api_request_seconds", "From request to answer.", &self.requests);
     }
 }
@@ -387,6 +412,18 @@ mod tests {
 
     #[test]
     fn every_label_has_a_place() {
+        let metrics = ApiMetrics::default();
+        Code::ALL.iter().for_each(|&code| metrics.refused(code));
+        CutOff::ALL.iter().for_each(|&why| metrics.cut_off(why));
+        let mut page = Page::default();
+        metrics.write(&mut page);
+        let text = page.into_text();
+        for line in ["refusals_total{code=\"bad_field\"} 1", "cut_off_total{reason=\"idle\"} 1"] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        let labelled = |line: &&str| line.contains("code=") || line.contains("reason=");
+        assert!(text.lines().filter(labelled).all(|line| line.ends_with("} 1")), "{text}");
+
         let metrics = LinkMetrics::default();
         CloseReason::ALL.iter().for_each(|&reason| metrics.closed(reason));
         DecodeError::ALL.iter().for_each(|&error| metrics.decode_error(error));

@@ -9,7 +9,6 @@
 //! Ports are bound first: that is what most often goes wrong. Devices notice nothing of a stop:
 //! brokers keep their connections and try their links again.
 
-use std::future::IntoFuture as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::api::{Api, auth, router, serve::BoundedListener};
+use crate::api::body::Budget;
+use crate::api::{Api, auth, router, serve};
 use crate::app::{LINK_EVENTS_MAX, NodeHandle, Owner};
 use crate::clock::Clock;
 use crate::config::{Plan, StoreAddress};
@@ -100,14 +100,18 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         store_metrics,
         refresh: auth::Refresh::default(),
+        bodies: Budget::new(plan.api_bodies_bytes_max),
     });
     let (stop_in, stop) = tokio::sync::oneshot::channel::<()>();
-    let listener = BoundedListener::new(api_listener, plan.api_connections_max, metrics);
-    let serving = axum::serve(listener, router(api)).with_graceful_shutdown(async {
+    let limits = serve::Limits {
+        connections_max: plan.api_connections_max,
+        request_timeout: plan.api_request_timeout,
+    };
+    let stop = async {
         // The sender lives until the signal came.
         let _ = stop.await;
-    });
-    let serving = tokio::spawn(serving.into_future());
+    };
+    let serving = tokio::spawn(serve::serve(api_listener, router(api), limits, metrics, stop));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

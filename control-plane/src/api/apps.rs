@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::{Request as HttpRequest, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,7 +16,7 @@ use utoipa::ToSchema;
 use super::auth::Caller;
 use super::errors::{ApiError, ErrorBody};
 use super::messages::refused;
-use super::{Api, BODY_BYTES_MAX, json};
+use super::{Api, BODY_BYTES_MAX, body, json};
 use crate::node::event::{Answer, Refusal, Request};
 use crate::records::{App, AppKey, NewApp, Quota};
 use crate::secrets::{KeyDigest, new_api_key, random};
@@ -119,18 +117,20 @@ pub struct AppsOut {
         (status = 400, description = "A field is wrong", body = ErrorBody),
         (status = 401, description = "No valid key", body = ErrorBody),
         (status = 403, description = "Not the operator's key", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "The name is taken, or there are too many apps",
          body = ErrorBody),
+        (status = 429, description = "Too many bodies under way; try again", body = ErrorBody),
         (status = 503, description = "The store is away; try again", body = ErrorBody),
     )
 )]
 pub async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    bytes: Result<Bytes, BytesRejection>,
+    request: HttpRequest,
 ) -> Result<(StatusCode, Json<AppCreatedOut>), ApiError> {
     caller.operator()?;
-    let body = json::body(bytes, BODY_BYTES_MAX)?;
+    let body = body::read(&api, request, BODY_BYTES_MAX).await?;
     let AppIn { name, quota, keep_signing_key } = json::parse(&body)?;
     if !hawser_codec::ids::is_app_name(&name) {
         return Err(Refusal::BadAppName.into());

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::Api;
 use super::errors::ApiError;
+use super::serve::Arrival;
 use crate::node::event::Request;
 use crate::records::App;
 use crate::secrets::KeyDigest;
@@ -30,6 +31,21 @@ pub enum Caller {
 }
 
 impl Caller {
+    async fn with_key(api: &Api, digest: KeyDigest) -> Result<Caller, ApiError> {
+        if digest == api.admin_key {
+            return Ok(Caller::Operator);
+        }
+        if let Some(app) = api.node.apps().with_key(digest) {
+            return Ok(Caller::App(app.id));
+        }
+        if api.refresh.now(api).await
+            && let Some(app) = api.node.apps().with_key(digest)
+        {
+            return Ok(Caller::App(app.id));
+        }
+        Err(ApiError::Unauthorized)
+    }
+
     pub fn operator(self) -> Result<(), ApiError> {
         match self {
             Caller::Operator => Ok(()),
@@ -61,19 +77,11 @@ impl FromRequestParts<Arc<Api>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Caller, ApiError> {
         let key = bearer(parts).ok_or(ApiError::Unauthorized)?;
-        let digest = KeyDigest::new(key);
-        if digest == api.admin_key {
-            return Ok(Caller::Operator);
+        let caller = Caller::with_key(api, KeyDigest::new(key)).await?;
+        if let Some(arrival) = parts.extensions.get::<Arrival>() {
+            arrival.came_with_a_key();
         }
-        if let Some(app) = api.node.apps().with_key(digest) {
-            return Ok(Caller::App(app.id));
-        }
-        if api.refresh.now(api).await
-            && let Some(app) = api.node.apps().with_key(digest)
-        {
-            return Ok(Caller::App(app.id));
-        }
-        Err(ApiError::Unauthorized)
+        Ok(caller)
     }
 }
 

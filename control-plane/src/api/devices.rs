@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request as HttpRequest, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -17,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::Caller;
 use super::errors::{ApiError, ErrorBody};
 use super::messages::refused;
-use super::{Api, BODY_BYTES_MAX, json};
+use super::{Api, BODY_BYTES_MAX, body, json};
 use crate::node::event::{Answer, DeviceInfo, Request};
 use crate::records::App;
 use crate::secrets::random;
@@ -120,17 +119,19 @@ const RETRY: RetryOut = RetryOut { base_ms: 3_000, factor: 1.8, max_ms: 300_000 
         (status = 401, description = "No valid key", body = ErrorBody),
         (status = 403, description = "Another app's key", body = ErrorBody),
         (status = 404, description = "No such app", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "The app keeps its signing key itself", body = ErrorBody),
+        (status = 429, description = "Too many bodies under way; try again", body = ErrorBody),
     )
 )]
 pub async fn ticket(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Path(app): Path<String>,
-    bytes: Result<Bytes, BytesRejection>,
+    request: HttpRequest,
 ) -> Result<Json<TicketOut>, ApiError> {
     let app = caller.app(&api, &app).await?;
-    let body = json::body(bytes, BODY_BYTES_MAX)?;
+    let body = body::read(&api, request, BODY_BYTES_MAX).await?;
     let TicketIn { device, ttl_s } = json::parse(&body)?;
     if !is_device_name(&device) {
         return Err(bad_device("device"));

@@ -34,6 +34,85 @@ pub struct ErrorDetail {
     pub retry_after_ms: Option<u32>,
 }
 
+/// The codes of all errors: what programs decide by, and a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    Unauthorized,
+    Forbidden,
+    NoSuchRoute,
+    MethodNotAllowed,
+    BadJson,
+    BadField,
+    PayloadTooLarge,
+    BodyIncomplete,
+    RequestTimeout,
+    TooManyBodies,
+    NoSigningKey,
+    UnknownApp,
+    UnknownMessage,
+    AppNameTaken,
+    TooManyApps,
+    QuotaExceeded,
+    InboxFull,
+    GroupLogFull,
+    Overloaded,
+    StoreUnavailable,
+    OutcomeUnknown,
+}
+
+impl Code {
+    /// In the order of their declaration.
+    pub const ALL: [Code; 21] = [
+        Code::Unauthorized,
+        Code::Forbidden,
+        Code::NoSuchRoute,
+        Code::MethodNotAllowed,
+        Code::BadJson,
+        Code::BadField,
+        Code::PayloadTooLarge,
+        Code::BodyIncomplete,
+        Code::RequestTimeout,
+        Code::TooManyBodies,
+        Code::NoSigningKey,
+        Code::UnknownApp,
+        Code::UnknownMessage,
+        Code::AppNameTaken,
+        Code::TooManyApps,
+        Code::QuotaExceeded,
+        Code::InboxFull,
+        Code::GroupLogFull,
+        Code::Overloaded,
+        Code::StoreUnavailable,
+        Code::OutcomeUnknown,
+    ];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Code::Unauthorized => "unauthorized",
+            Code::Forbidden => "forbidden",
+            Code::NoSuchRoute => "no_such_route",
+            Code::MethodNotAllowed => "method_not_allowed",
+            Code::BadJson => "bad_json",
+            Code::BadField => "bad_field",
+            Code::PayloadTooLarge => "payload_too_large",
+            Code::BodyIncomplete => "body_incomplete",
+            Code::RequestTimeout => "request_timeout",
+            Code::TooManyBodies => "too_many_bodies",
+            Code::NoSigningKey => "no_signing_key",
+            Code::UnknownApp => "unknown_app",
+            Code::UnknownMessage => "unknown_message",
+            Code::AppNameTaken => "app_name_taken",
+            Code::TooManyApps => "too_many_apps",
+            Code::QuotaExceeded => "quota_exceeded",
+            Code::InboxFull => "inbox_full",
+            Code::GroupLogFull => "group_log_full",
+            Code::Overloaded => "overloaded",
+            Code::StoreUnavailable => "store_unavailable",
+            Code::OutcomeUnknown => "outcome_unknown",
+        }
+    }
+}
+
 /// What a call can fail with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiError {
@@ -57,6 +136,10 @@ pub enum ApiError {
     },
     /// The body did not arrive.
     BodyIncomplete,
+    /// The body did not arrive in time.
+    RequestTimeout,
+    /// As many bytes of bodies are under way as this node may hold.
+    TooManyBodies,
     /// The app's server keeps the signing key.
     NoSigningKey,
     /// The node said no.
@@ -90,6 +173,8 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            ApiError::TooManyBodies => StatusCode::TOO_MANY_REQUESTS,
             ApiError::NoSigningKey => StatusCode::CONFLICT,
             ApiError::Refused(refusal) => status_of(*refusal),
             ApiError::Busy => StatusCode::SERVICE_UNAVAILABLE,
@@ -98,7 +183,7 @@ impl ApiError {
 
     pub fn detail(&self) -> ErrorDetail {
         let mut detail = ErrorDetail {
-            code: self.code(),
+            code: self.code().label(),
             message: self.message(),
             field: None,
             retry_after_ms: None,
@@ -109,28 +194,27 @@ impl ApiError {
                 detail.retry_after_ms = refusal.retry_after_ms();
                 detail.field = field_of(*refusal).map(str::to_owned);
             }
-            ApiError::Busy => detail.retry_after_ms = Some(1_000),
+            ApiError::Busy | ApiError::TooManyBodies => detail.retry_after_ms = Some(1_000),
             _ => {}
         }
         detail
     }
 
-    fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            ApiError::Unauthorized => "unauthorized",
-            ApiError::Forbidden => "forbidden",
-            ApiError::NoSuchRoute => "no_such_route",
-            ApiError::MethodNotAllowed => "method_not_allowed",
-            ApiError::BadJson { .. } => "bad_json",
-            ApiError::BadField { .. } => "bad_field",
-            ApiError::BodyTooLarge { .. } => "payload_too_large",
-            ApiError::BodyIncomplete => "body_incomplete",
-            ApiError::NoSigningKey => "no_signing_key",
-            ApiError::Refused(refusal) => match field_of(*refusal) {
-                Some(_) => "bad_field",
-                None => refusal.label(),
-            },
-            ApiError::Busy => "overloaded",
+            ApiError::Unauthorized => Code::Unauthorized,
+            ApiError::Forbidden => Code::Forbidden,
+            ApiError::NoSuchRoute => Code::NoSuchRoute,
+            ApiError::MethodNotAllowed => Code::MethodNotAllowed,
+            ApiError::BadJson { .. } => Code::BadJson,
+            ApiError::BadField { .. } => Code::BadField,
+            ApiError::BodyTooLarge { .. } => Code::PayloadTooLarge,
+            ApiError::BodyIncomplete => Code::BodyIncomplete,
+            ApiError::RequestTimeout => Code::RequestTimeout,
+            ApiError::TooManyBodies => Code::TooManyBodies,
+            ApiError::NoSigningKey => Code::NoSigningKey,
+            ApiError::Refused(refusal) => code_of(*refusal),
+            ApiError::Busy => Code::Overloaded,
         }
     }
 
@@ -146,6 +230,8 @@ impl ApiError {
             ApiError::BadField { field, message } => format!("{field}: {message}"),
             ApiError::BodyTooLarge { bytes_max } => format!("the body exceeds {bytes_max} bytes"),
             ApiError::BodyIncomplete => "the body did not arrive whole".to_owned(),
+            ApiError::RequestTimeout => "the body did not arrive in time".to_owned(),
+            ApiError::TooManyBodies => "this node has too many bodies under way".to_owned(),
             ApiError::NoSigningKey => {
                 "the app keeps its signing key itself; its own server signs tickets".to_owned()
             }
@@ -167,6 +253,23 @@ fn status_of(refusal: Refusal) -> StatusCode {
         Refusal::Overloaded { .. }
         | Refusal::StoreUnavailable { .. }
         | Refusal::OutcomeUnknown { .. } => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn code_of(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::UnknownApp => Code::UnknownApp,
+        Refusal::UnknownMessage => Code::UnknownMessage,
+        Refusal::AppNameTaken => Code::AppNameTaken,
+        Refusal::BadAppName | Refusal::BadQuota | Refusal::BadTtl => Code::BadField,
+        Refusal::TooManyApps => Code::TooManyApps,
+        Refusal::PayloadTooLarge => Code::PayloadTooLarge,
+        Refusal::QuotaExceeded { .. } => Code::QuotaExceeded,
+        Refusal::InboxFull { .. } => Code::InboxFull,
+        Refusal::GroupLogFull { .. } => Code::GroupLogFull,
+        Refusal::Overloaded { .. } => Code::Overloaded,
+        Refusal::StoreUnavailable { .. } => Code::StoreUnavailable,
+        Refusal::OutcomeUnknown { .. } => Code::OutcomeUnknown,
     }
 }
 
@@ -202,7 +305,14 @@ impl IntoResponse for ApiError {
             let seconds = HeaderValue::from(ms.div_ceil(1000));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
-        if matches!(self, ApiError::BodyTooLarge { .. } | ApiError::BodyIncomplete) {
+        response.extensions_mut().insert(self.code());
+        if matches!(
+            self,
+            ApiError::BodyTooLarge { .. }
+                | ApiError::BodyIncomplete
+                | ApiError::RequestTimeout
+                | ApiError::TooManyBodies
+        ) {
             // The rest of the body is not read, so nothing can follow it.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

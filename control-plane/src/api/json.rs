@@ -3,21 +3,10 @@
 //! serde says what is wrong and at which byte; the path to that byte (`messages[3].ttl_s`) is found
 //! by a second look at the text, which only a wrong request pays for.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::errors::ApiError;
 use crate::nearest::nearest;
-
-/// The body, if it arrived whole and within its limit.
-pub fn body(bytes: Result<Bytes, BytesRejection>, bytes_max: usize) -> Result<Bytes, ApiError> {
-    bytes.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge { bytes_max },
-        _ => ApiError::BodyIncomplete,
-    })
-}
 
 /// Parses a document that borrows from the body what it can.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {

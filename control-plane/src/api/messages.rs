@@ -1,27 +1,29 @@
 //! Messages: accept one or a thousand, and tell what became of one.
 //!
-//! The hot path. A body is parsed once; a payload without escapes is a slice of the body, and the
-//! only copy of it is the one into the stored entry.
+//! The hot path. A body is parsed once; a payload without escapes is a slice of the body until it
+//! is copied into the stored entry.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hawser_codec::ids::{DeviceId, TopicId, is_device_name, is_topic_name};
 use hawser_codec::limits::PAYLOAD_BYTES_MAX;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::auth::Caller;
 use super::errors::{ApiError, ErrorBody, ErrorDetail};
-use super::{Api, BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, json};
+use super::{Api, BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, body, json};
+use crate::metrics::ApiMetrics;
 use crate::node::event::{
     Accepted, Answer, GroupInfo, MessageInfo, MessageState, Priority, Push, PushOutcome, Refusal,
     Request, To, Wake,
@@ -121,9 +123,50 @@ enum PriorityIn {
 #[schema(as = Batch)]
 pub struct BatchIn<'a> {
     /// 1 to 1000 messages. Messages to one receiver keep their order.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "at_most_batch_max")]
     #[schema(min_items = 1, max_items = 1000)]
     messages: Vec<MessageIn<'a>>,
+}
+
+/// Ends at the first message too many: what is parsed takes many times the space of `{}`.
+fn at_most_batch_max<'de, D>(deserializer: D) -> Result<Vec<MessageIn<'de>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct Messages;
+
+    impl<'de> Visitor<'de> for Messages {
+        type Value = Vec<MessageIn<'de>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "1 to {BATCH_MAX} messages")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut messages = Vec::new();
+            while messages.len() < BATCH_MAX {
+                match seq.next_element()? {
+                    Some(message) => messages.push(message),
+                    None => return Ok(messages),
+                }
+            }
+            match seq.next_element::<OneTooMany>()? {
+                Some(OneTooMany) => unreachable!("it is never read"),
+                None => Ok(messages),
+            }
+        }
+    }
+
+    deserializer.deserialize_seq(Messages)
+}
+
+/// An element that may not be there, whatever it is.
+struct OneTooMany;
+
+impl<'de> Deserialize<'de> for OneTooMany {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<OneTooMany, D::Error> {
+        Err(D::Error::custom(format_args!("there must be 1 to {BATCH_MAX} messages")))
+    }
 }
 
 /// The message is on disk.
@@ -199,8 +242,10 @@ enum StateOut {
         (status = 401, description = "No valid key", body = ErrorBody),
         (status = 403, description = "Another app's key", body = ErrorBody),
         (status = 404, description = "No such app", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 413, description = "The payload exceeds 64 KiB", body = ErrorBody),
-        (status = 429, description = "A quota is used up", body = ErrorBody),
+        (status = 429, description = "A quota is used up, or too many bodies are under way",
+         body = ErrorBody),
         (status = 503, description = "Not stored, or not known to be; try again", body = ErrorBody),
     )
 )]
@@ -208,10 +253,10 @@ pub async fn push(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Path(app): Path<String>,
-    bytes: Result<Bytes, BytesRejection>,
+    request: HttpRequest,
 ) -> Result<(StatusCode, Json<AcceptedOut>), ApiError> {
     let app = caller.app(&api, &app).await?;
-    let body = json::body(bytes, BODY_BYTES_MAX)?;
+    let body = body::read(&api, request, BODY_BYTES_MAX).await?;
     let push = json::parse::<MessageIn<'_>>(&body)?.into_push(&api, &app, &body)?;
     let answer = api.node.request(Request::Push(push)).await?;
     Ok((StatusCode::ACCEPTED, Json(accepted(answer)?)))
@@ -230,7 +275,9 @@ pub async fn push(
         (status = 401, description = "No valid key", body = ErrorBody),
         (status = 403, description = "Another app's key", body = ErrorBody),
         (status = 404, description = "No such app", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 413, description = "The body exceeds 16 MiB", body = ErrorBody),
+        (status = 429, description = "Too many bodies under way; try again", body = ErrorBody),
         (status = 503, description = "Too much to do; try again", body = ErrorBody),
     )
 )]
@@ -238,13 +285,13 @@ pub async fn push_batch(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Path(app): Path<String>,
-    bytes: Result<Bytes, BytesRejection>,
+    request: HttpRequest,
 ) -> Result<(StatusCode, Json<BatchOut>), ApiError> {
     let app = caller.app(&api, &app).await?;
-    let body = json::body(bytes, BATCH_BODY_BYTES_MAX)?;
+    let body = body::read(&api, request, BATCH_BODY_BYTES_MAX).await?;
     let messages = json::parse::<BatchIn<'_>>(&body)?.messages;
-    if messages.is_empty() || messages.len() > BATCH_MAX {
-        let message = format!("there must be 1 to {BATCH_MAX} messages, not {}", messages.len());
+    if messages.is_empty() {
+        let message = format!("there must be 1 to {BATCH_MAX} messages");
         return Err(ApiError::field("messages", message));
     }
     let mut requests = Vec::with_capacity(messages.len());
@@ -259,11 +306,16 @@ pub async fn push_batch(
         true => Vec::new(),
         false => api.node.requests(requests).await?,
     };
-    Ok((StatusCode::ACCEPTED, Json(BatchOut { results: merge(answers, refused) })))
+    let results = merge(answers, refused, &api.metrics.api);
+    Ok((StatusCode::ACCEPTED, Json(BatchOut { results })))
 }
 
 /// The answers, with the messages that did not reach the node in between.
-fn merge(answers: Vec<Answer>, refused: Vec<(usize, ApiError)>) -> Vec<BatchResult> {
+fn merge(
+    answers: Vec<Answer>,
+    refused: Vec<(usize, ApiError)>,
+    metrics: &ApiMetrics,
+) -> Vec<BatchResult> {
     let count = answers.len() + refused.len();
     let (mut answers, mut refused) = (answers.into_iter(), refused.into_iter().peekable());
     let results = (0..count).map(|index| {
@@ -274,7 +326,10 @@ fn merge(answers: Vec<Answer>, refused: Vec<(usize, ApiError)>) -> Vec<BatchResu
         };
         match result {
             Ok(accepted) => BatchResult::Accepted(accepted),
-            Err(error) => BatchResult::Refused { error: error.detail() },
+            Err(error) => {
+                metrics.refused(error.code());
+                BatchResult::Refused { error: error.detail() }
+            }
         }
     });
     results.collect()

@@ -8,13 +8,14 @@
 //! document the mistake is; the other files are the endpoints. Names are checked and hashed here,
 //! so the node sees numbers only.
 //!
-//! Bounds: connections (`serve.rs`), bodies (below), calls that wait (`app.rs`). There is no TLS.
+//! Bounds: connections and their time (`serve.rs`), bodies (`body.rs`), calls that wait (`app.rs`).
+//! There is no TLS.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -27,6 +28,7 @@ use crate::secrets::KeyDigest;
 
 pub mod apps;
 pub mod auth;
+pub mod body;
 pub mod devices;
 pub mod errors;
 pub mod json;
@@ -35,7 +37,7 @@ pub mod openapi;
 pub mod pages;
 pub mod serve;
 
-use errors::ApiError;
+use errors::{ApiError, Code};
 
 /// A payload of 64 KiB in which every byte is written as `\u0000`, and what stands around it.
 pub const BODY_BYTES_MAX: usize = 6 * 64 * 1024 + 16 * 1024;
@@ -53,6 +55,7 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     pub store_metrics: Arc<StoreMetrics>,
     pub refresh: auth::Refresh,
+    pub bodies: body::Budget,
 }
 
 /// All routes.
@@ -61,10 +64,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/apps", post(apps::create).get(apps::list))
         .route("/v1/apps/{app}/tickets", post(devices::ticket))
         .route("/v1/apps/{app}/messages", post(messages::push))
-        .route(
-            "/v1/apps/{app}/messages:batch",
-            post(messages::push_batch).layer(DefaultBodyLimit::max(BATCH_BODY_BYTES_MAX)),
-        )
+        .route("/v1/apps/{app}/messages:batch", post(messages::push_batch))
         .route("/v1/apps/{app}/messages/{id}", get(messages::show))
         .route("/v1/apps/{app}/devices/{device}", get(devices::show))
         .route("/v1/devices/addresses", get(devices::addresses))
@@ -74,7 +74,6 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/health", get(pages::health))
         .fallback(|| async { ApiError::NoSuchRoute })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn_with_state(api.clone(), measure))
         .with_state(api)
 }
@@ -83,5 +82,8 @@ async fn measure(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     let started = Instant::now();
     let response = next.run(request).await.into_response();
     api.metrics.api.request(response.status().as_u16(), started.elapsed());
+    if let Some(&code) = response.extensions().get::<Code>() {
+        api.metrics.api.refused(code);
+    }
     response
 }

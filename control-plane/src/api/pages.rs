@@ -169,6 +169,7 @@ pub async fn openapi() -> impl IntoResponse {
 pub async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, ApiError> {
     let mut page = api.node.metrics().await?;
     api.metrics.api.write(&mut page);
+    page.gauge("api_body_bytes", "Room that bodies under way take.", api.bodies.held_bytes());
     api.metrics.links.write(&mut page);
     api.store_metrics.write(&mut page);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], page.into_text()))

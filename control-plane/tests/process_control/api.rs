@@ -144,7 +144,7 @@ fn a_batch_has_a_result_for_each_message() {
 
     messages.push(push_to("d"));
     let refused = client.post(path, &key, &batch(&messages)).expect(400);
-    assert_eq!(refused["error"]["field"], "messages");
+    assert_eq!(refused["error"]["field"], "messages[1000]");
     let refused = client.post(path, &key, &batch(&vec![])).expect(400);
     assert_eq!(refused["error"]["field"], "messages");
 

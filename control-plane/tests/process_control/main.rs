@@ -3,11 +3,13 @@
 
 mod client;
 mod control;
+mod raw;
 mod redis;
 mod running;
 mod shard;
 
 mod api;
+mod api_bounds;
 mod links;
 mod start_stop;
 mod store;
