@@ -56,9 +56,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(server::run(plan))?;
-    Ok(())
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(server::run(plan));
+    // A store that is still being opened is not waited for: what it does can be cut off anywhere.
+    runtime.shutdown_background();
+    result
 }

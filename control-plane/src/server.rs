@@ -2,12 +2,13 @@
 //! order.
 //!
 //! ```text
-//!   ports ─▶ store ─▶ hash key ─▶ node and its owner ─▶ link listener ─▶ API ─▶ "ready"
+//!   signals ─▶ ports ─▶ store ─▶ hash key ─▶ node and its owner ─▶ link listener ─▶ API ─▶ "ready"
 //!   SIGTERM ─▶ API ends its calls ─▶ links ─▶ owner ─▶ store
 //! ```
 //!
-//! Ports are bound first: that is what most often goes wrong. Devices notice nothing of a stop:
-//! brokers keep their connections and try their links again.
+//! Ports are bound before the store is opened: that is what most often goes wrong. A signal ends
+//! the start wherever it stands. Devices notice nothing of a stop: brokers keep their connections
+//! and try their links again.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -17,8 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, ensure};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::api::body::Budget;
@@ -35,6 +37,47 @@ use crate::store::{DONE_MAX, Store};
 
 /// Runs until SIGTERM or SIGINT. An error means that it could not start.
 pub async fn run(plan: Plan) -> anyhow::Result<()> {
+    // Before anything that takes time: the replay of a log, or a store that does not answer.
+    let mut signals = Signals::install()?;
+    let mut embedded = None;
+    let running = tokio::select! {
+        running = start(&plan, &mut embedded) => Some(running?),
+        () = signals.one() => None,
+    };
+    if let Some(running) = running {
+        signals.one().await;
+        tracing::info!("stopping");
+        running.stop(plan.stop_timeout).await;
+    }
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    Ok(())
+}
+
+/// Everything but the store, which outlives it.
+struct Running {
+    /// Dropped when no more calls are to be taken.
+    accepting: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+    /// The node's owner and the link listener; they end with this value.
+    background: JoinSet<()>,
+}
+
+impl Running {
+    async fn stop(mut self, within: Duration) {
+        drop(self.accepting);
+        if timeout(within, &mut self.serving).await.is_err() {
+            tracing::warn!("calls under way took too long and were cut off");
+            self.serving.abort();
+        }
+        self.background.shutdown().await;
+    }
+}
+
+/// Starts everything. The embedded store is put where the caller can stop it also if this is
+/// dropped half-way.
+async fn start(plan: &Plan, embedded: &mut Option<Embedded>) -> anyhow::Result<Running> {
     let api_listener = bind("listen_api", plan.listen_api).await?;
     let link_listener = bind("listen_link", plan.listen_link).await?;
     let (api_address, link_address) = (api_listener.local_addr()?, link_listener.local_addr()?);
@@ -43,16 +86,13 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let (done_in, done) = mpsc::channel(DONE_MAX);
     let store_metrics = Arc::new(StoreMetrics::default());
     let shown = plan.store.shown();
-    let embedded = match &plan.store {
+    let url = match &plan.store {
         StoreAddress::Embedded { directory } => {
-            Some(Embedded::start(directory).await.with_context(|| format!("the store ({shown})"))?)
+            let started = Embedded::start(directory).await;
+            let started = started.with_context(|| format!("the store ({shown})"))?;
+            embedded.insert(started).url()
         }
-        StoreAddress::Remote { .. } => None,
-    };
-    let url = match (&embedded, &plan.store) {
-        (Some(embedded), _) => embedded.url(),
-        (None, StoreAddress::Remote { url }) => url.clone(),
-        (None, StoreAddress::Embedded { .. }) => unreachable!("started above"),
+        StoreAddress::Remote { url } => url.clone(),
     };
     let store = Store::connect(
         &url,
@@ -71,7 +111,8 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let node = Node::new(NodeConfig::new(node_id, hash_key));
     let (owner, handle) =
         Owner::new(node, store, clock.clone(), metrics.clone(), link_events, done);
-    let owner = tokio::spawn(owner.run());
+    let mut background = JoinSet::new();
+    background.spawn(owner.run());
     let context = Arc::new(LinkContext {
         node: node_id,
         key: plan.link_key.clone(),
@@ -83,7 +124,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         next_link: Default::default(),
     });
-    let links = tokio::spawn(link::listen(link_listener, context));
+    background.spawn(link::listen(link_listener, context));
 
     // Before the first call is taken: an app's key must not be refused because it is not known yet.
     // Callers of a node that starts again wait in the listener's queue meanwhile.
@@ -102,39 +143,38 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
         refresh: auth::Refresh::default(),
         bodies: Budget::new(plan.api_bodies_bytes_max),
     });
-    let (stop_in, stop) = tokio::sync::oneshot::channel::<()>();
     let limits = serve::Limits {
         connections_max: plan.api_connections_max,
         request_timeout: plan.api_request_timeout,
     };
+    let (accepting, stop) = oneshot::channel::<()>();
     let stop = async {
-        // The sender lives until the signal came.
         let _ = stop.await;
     };
     let serving = tokio::spawn(serve::serve(api_listener, router(api), limits, metrics, stop));
-
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     announce(api_address, link_address)?;
     tracing::info!(node = format_args!("{node_id:016x}"), store = shown, "ready");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    Ok(Running { accepting, serving, background })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Signals> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Signals { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
-    tracing::info!("stopping");
-    let _ = stop_in.send(());
-    let mut serving = serving;
-    if timeout(plan.stop_timeout, &mut serving).await.is_err() {
-        tracing::warn!("calls under way took too long and were cut off");
-        serving.abort();
+
+    async fn one(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
-    links.abort();
-    owner.abort();
-    let _ = owner.await;
-    if let Some(embedded) = embedded {
-        embedded.stop().await;
-    }
-    Ok(())
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

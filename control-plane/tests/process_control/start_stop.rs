@@ -2,7 +2,7 @@
 //! is away or full.
 
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -11,6 +11,9 @@ use crate::control::{ADMIN_KEY, Control, command};
 use crate::redis::Redis;
 use crate::running::{Directory, Process, eventually};
 use serde_json::{Value, json};
+
+/// Longer than any test: what ends earlier does so for another reason.
+const WAITS_AN_HOUR: &str = "store_start_timeout_ms=3600000";
 
 /// Runs a command that is to end: its exit code and what it said.
 fn ends(command: &mut Command) -> (Option<i32>, String, String) {
@@ -122,6 +125,40 @@ fn it_stops_when_asked() {
         let status = eventually("it stops", || control.process.0.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{signal}");
     }
+}
+
+/// Ends with code 0 although it was not ready yet.
+fn check_stops_early(mut process: Process) {
+    let pid = process.0.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    let status = eventually("it stops", || process.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[test]
+fn it_stops_while_it_waits_for_its_store() {
+    let directory = Directory::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = format!("store=redis://{}", silent.local_addr().unwrap());
+    let process = Process::start(&mut command(&directory, &[&store, WAITS_AN_HOUR]));
+    let _connection = silent.accept().unwrap();
+    check_stops_early(process);
+}
+
+#[test]
+fn it_stops_while_it_opens_its_files() {
+    let directory = Directory::new();
+    let database = directory.file("data").join("kv/rocksdb");
+    std::fs::create_dir_all(&database).unwrap();
+    // The first file that is read is a pipe, in which nothing ever comes.
+    let pipe = database.join("CURRENT");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let process = Process::start(&mut command(&directory, &[]));
+    let _writer = eventually("the file is read", || {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).ok()
+    });
+    check_stops_early(process);
 }
 
 fn push(client: &Client, key: &str, device: &str) -> crate::client::Reply {
