@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::session::{Session, Step};
+use crate::session::{Outcome, Session, Step};
 use crate::store::writer::Job;
 
 /// A read grows to what a busy client sends at once, and shrinks again so that an idle connection
@@ -29,8 +29,8 @@ pub async fn serve(
                 let (answer, answered) = oneshot::channel();
                 let job = Job { work, protocol: session.reply.protocol(), answer };
                 let outcome = match jobs.send(job).await {
-                    Ok(()) => answered.await.ok(),
-                    Err(_) => None,
+                    Ok(()) => answered.await.map_or(Outcome::Lost, Outcome::Answered),
+                    Err(_) => Outcome::NotTaken,
                 };
                 session.answered(outcome);
             }

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::command::error::OUTCOME_OPEN;
 use crate::command::table::{self, Access, Command, SessionCommand};
 use crate::command::{Read, integer, is_word};
 use crate::resp::reply::{Protocol, Reply};
@@ -38,6 +39,15 @@ pub enum Step {
     Submit(Work),
     /// Send the answers and close.
     Close,
+}
+
+/// What became of work that was given to the writer.
+pub enum Outcome {
+    Answered(Answer),
+    /// There is no writer any more.
+    NotTaken,
+    /// The writer took it and ended.
+    Lost,
 }
 
 pub struct Session {
@@ -115,18 +125,21 @@ impl Session {
         }
     }
 
-    /// The writer's answer to what was submitted; `None` when it has stopped.
-    pub fn answered(&mut self, answer: Option<Answer>) {
-        match answer {
-            Some(answer) => {
+    /// What became of the work that was submitted.
+    pub fn answered(&mut self, outcome: Outcome) {
+        let text = match outcome {
+            Outcome::Answered(answer) => {
                 self.reply.append(&answer.bytes);
                 self.pending = answer.rest;
+                return;
             }
-            None => {
-                self.reply.error("IOERR the server is stopping; the outcome of this write is open");
-                self.is_closing = true;
+            Outcome::NotTaken => "IOERR nothing was written: the server is stopping".to_string(),
+            Outcome::Lost => {
+                format!("{OUTCOME_OPEN} the server stopped and nobody knows if this was done")
             }
-        }
+        };
+        self.reply.error(&text);
+        self.is_closing = true;
     }
 
     fn next_request(&mut self) -> Option<Request> {

@@ -5,6 +5,10 @@ use thiserror::Error;
 
 use crate::store::database::StoreError;
 
+/// The code of an error after which nobody knows whether the write happened, or will. Every other
+/// error means that it did not and will not.
+pub const OUTCOME_OPEN: &str = "OUTCOMEOPEN";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CommandError {
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]

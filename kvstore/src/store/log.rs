@@ -58,6 +58,9 @@ pub enum AppendError {
     /// Nobody knows what is on the disk. Only a restart finds out.
     #[error("{0}")]
     Broken(io::Error),
+    /// Nothing was written, because the log had broken before.
+    #[error("the log failed to sync before")]
+    Stopped,
 }
 
 /// A torn record at the end of the log, which nobody was told about.
@@ -152,8 +155,7 @@ impl Log {
     pub fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "groups are bounded");
         if self.broken {
-            let error = io::Error::other("an earlier sync failed");
-            return Err(AppendError::Broken(error));
+            return Err(AppendError::Stopped);
         }
         let sequence = self.next;
         let record = encode(sequence, payload);

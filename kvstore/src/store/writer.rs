@@ -10,7 +10,8 @@
 //! writes included, since they saw what did not happen.
 //!
 //! A group that is durable but that RocksDB refuses (a full disk: its memtables cannot be flushed) is
-//! kept and applied before anything else runs; its clients are told that its outcome is open.
+//! kept and applied before anything else runs. Its clients are told that its outcome is open
+//! ([`OUTCOME_OPEN`]); those who come while it waits are told that nothing was done.
 
 use std::io;
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::unix_ms;
+use super::database::{StoreError, unix_ms};
 use super::log::{AppendError, Log};
 use super::overlay::Overlay;
+use crate::command::error::OUTCOME_OPEN;
 use crate::command::table::{Access, Command};
 use crate::command::{Read, Write};
 use crate::resp::reply::{Protocol, Reply};
@@ -72,9 +74,16 @@ pub struct Answer {
 
 /// Why a group was refused.
 enum Refusal {
+    /// The log took nothing.
     NotWritten(io::Error),
+    /// The log failed in the middle of this group.
     Broken,
-    Open,
+    /// The log had failed before.
+    LogStopped,
+    /// In the log, but not in the database.
+    NotApplied,
+    /// Not run, because an earlier group is not in the database.
+    Behind,
 }
 
 impl Refusal {
@@ -86,11 +95,19 @@ impl Refusal {
             Refusal::NotWritten(error) => {
                 format!("IOERR nothing was written, retry when the disk works ({error})")
             }
-            Refusal::Broken => "READONLY the write log failed to sync and nobody knows what is on \
-                                the disk; check the disk and restart the server"
+            Refusal::Broken => format!(
+                "{OUTCOME_OPEN} the write log failed to sync and nobody knows what is on the disk; \
+                 check the disk and restart the server"
+            ),
+            Refusal::LogStopped => "READONLY nothing was written: the write log has failed; check \
+                                    the disk and restart the server"
                 .to_string(),
-            Refusal::Open => "IOERR disk full: the write is in the log and will be applied when \
-                              there is space; until then its outcome is open"
+            Refusal::NotApplied => format!(
+                "{OUTCOME_OPEN} the write is in the log, but the database did not take it (is the \
+                 disk full?); its outcome is open until there is space"
+            ),
+            Refusal::Behind => "IOERR nothing was written: the database does not take an earlier \
+                                write (is the disk full?); retry when there is space"
                 .to_string(),
         }
     }
@@ -140,8 +157,8 @@ impl Writer {
 
     fn group(&mut self, first: Job) {
         let shared = self.shared.clone();
-        if let Err(refusal) = self.apply_unapplied() {
-            return self.refuse(first, &refusal);
+        if self.apply_unapplied().is_err() {
+            return self.refuse(first, &Refusal::Behind);
         }
         let mut overlay = Overlay::new(&shared.database, self.log.next());
         let mut executed = Vec::new();
@@ -177,16 +194,17 @@ impl Writer {
             match error {
                 AppendError::NotWritten(error) => Refusal::NotWritten(error),
                 AppendError::Broken(_) => Refusal::Broken,
+                AppendError::Stopped => Refusal::LogStopped,
             }
         })?;
         metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         metrics.log_bytes.fetch_add(record.len() as u64, Relaxed);
         metrics.groups.fetch_add(1, Relaxed);
-        if let Err(refusal) = self.apply(sequence, &record) {
+        if self.apply(sequence, &record).is_err() {
             let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
             let is_cleared = overlay.is_cleared();
             self.unapplied = Some(Unapplied { sequence, record, changed, is_cleared });
-            return Err(refusal);
+            return Err(Refusal::NotApplied);
         }
         self.shared.watches.mark(overlay.changed_keys(), overlay.is_cleared());
         match self.log.rotate() {
@@ -197,7 +215,7 @@ impl Writer {
         Ok(())
     }
 
-    fn apply_unapplied(&mut self) -> Result<(), Refusal> {
+    fn apply_unapplied(&mut self) -> Result<(), StoreError> {
         let Some(late) = &self.unapplied else { return Ok(()) };
         self.apply(late.sequence, &late.record)?;
         self.shared.watches.mark(late.changed.iter().map(Vec::as_slice), late.is_cleared);
@@ -205,11 +223,10 @@ impl Writer {
         Ok(())
     }
 
-    fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), Refusal> {
+    fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), StoreError> {
         let started = Instant::now();
-        self.shared.database.apply(sequence, record).map_err(|error| {
+        self.shared.database.apply(sequence, record).inspect_err(|error| {
             tracing::error!(%error, sequence, "cannot apply a group to the database");
-            Refusal::Open
         })?;
         let micros = started.elapsed().as_micros() as u64;
         self.shared.metrics.apply_micros.fetch_add(micros, Relaxed);
