@@ -1,5 +1,6 @@
 //! `/metrics` (Prometheus text) and `/health` over the smallest HTTP there is: one request, one
 //! answer, closed. For operators on a private address; it has no authentication and changes nothing.
+//! `/health` answers 503 and why once writes have stopped until a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     let (status, body) = match path {
         b"/metrics" => ("200 OK", metrics(shared)),
-        b"/health" => ("200 OK", "ok\n".to_string()),
+        b"/health" => health(shared),
         _ => ("404 Not Found", "try /metrics or /health\n".to_string()),
     };
     let answer = format!(
@@ -46,6 +47,15 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
+}
+
+/// Writes that have stopped for good are a bad health and not the end of the process: reads still
+/// work, and a restart on a disk that fails is for a person, or the supervisor they set up, to decide.
+pub fn health(shared: &Shared) -> (&'static str, String) {
+    match shared.stopped() {
+        None => ("200 OK", "ok\n".to_string()),
+        Some(why) => ("503 Service Unavailable", format!("{why}\n")),
+    }
 }
 
 fn metrics(shared: &Shared) -> String {

@@ -25,7 +25,7 @@ use crate::config::{Config, ConfigError};
 use crate::connection;
 use crate::metrics::Snapshot;
 use crate::session::Session;
-use crate::shared::Shared;
+use crate::shared::{Shared, Stopped};
 use crate::store::checkpoint;
 use crate::store::database::{Database, StoreError, database_dir};
 use crate::store::log::{self, Log};
@@ -138,6 +138,11 @@ impl Handle {
 
     pub fn unix_path(&self) -> Option<&Path> {
         self.unix.as_deref()
+    }
+
+    /// Why no write is taken until a restart, if so.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.shared.stopped()
     }
 
     pub fn metrics(&self) -> Snapshot {

@@ -1,7 +1,10 @@
 //! What every connection and the writer look at. One per server.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+
+use thiserror::Error;
 
 use crate::command::scan::Cursors;
 use crate::config::Config;
@@ -10,6 +13,15 @@ use crate::resp::request::RequestLimits;
 use crate::store::database::Database;
 use crate::watch::Watches;
 
+/// Why no write is taken until the server is started again. Reads go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Stopped {
+    #[error("the write log failed to sync; check the disk and restart the server")]
+    LogFailed,
+    #[error("the writing thread panicked; restart the server and report what it logged")]
+    WriterPanicked,
+}
+
 pub struct Shared {
     pub config: Config,
     pub limits: RequestLimits,
@@ -17,6 +29,7 @@ pub struct Shared {
     pub cursors: Cursors,
     pub watches: Watches,
     pub metrics: Metrics,
+    stopped: OnceLock<Stopped>,
     started: Instant,
     last_connection: AtomicU64,
 }
@@ -32,9 +45,21 @@ impl Shared {
             cursors: Cursors::default(),
             watches: Watches::default(),
             metrics: Metrics::default(),
+            stopped: OnceLock::new(),
             started: Instant::now(),
             last_connection: AtomicU64::new(0),
         }
+    }
+
+    /// The first reason stays.
+    pub fn stop_writes(&self, why: Stopped) {
+        if self.stopped.set(why).is_ok() {
+            tracing::error!("no more writes: {why}");
+        }
+    }
+
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.stopped.get().copied()
     }
 
     pub fn next_connection(&self) -> u64 {

@@ -391,3 +391,12 @@ fn cut(path: &Path, bytes: &[u8], offset: usize) -> io::Result<Cut> {
 fn io_error(path: &Path, error: io::Error) -> OpenError {
     OpenError::Io { path: path.to_path_buf(), error }
 }
+
+#[cfg(test)]
+impl Log {
+    /// From here on as on a disk that takes writes and fails to sync: that is what the kernel says
+    /// of a device without anything to sync.
+    pub fn fail_syncs(&mut self) {
+        self.file = OpenOptions::new().append(true).open("/dev/null").expect("it is everywhere");
+    }
+}

@@ -29,7 +29,7 @@ use crate::command::error::OUTCOME_OPEN;
 use crate::command::table::{Access, Command};
 use crate::command::{Read, Write};
 use crate::resp::reply::{Protocol, Reply};
-use crate::shared::Shared;
+use crate::shared::{Shared, Stopped};
 use crate::watch::WatchSet;
 
 /// A group ends when it holds so much; both are soft, by at most one job.
@@ -147,9 +147,21 @@ struct Executed {
     answers: usize,
 }
 
+/// Says that the writer is gone when a panic has ended it.
+struct Alarm(Arc<Shared>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop_writes(Stopped::WriterPanicked);
+        }
+    }
+}
+
 impl Writer {
     /// Runs until every connection and the server have dropped their end of the queue.
     pub fn run(mut self) {
+        let _alarm = Alarm(self.shared.clone());
         while let Some(first) = self.jobs.blocking_recv() {
             self.group(first);
         }
@@ -171,6 +183,9 @@ impl Writer {
             next = if full { None } else { self.jobs.try_recv().ok() };
         }
         let outcome = self.commit(&overlay);
+        if self.log.is_broken() {
+            shared.stop_writes(Stopped::LogFailed);
+        }
         shared.metrics.writer_commands.fetch_add(commands as u64, Relaxed);
         match outcome {
             Ok(()) => executed.into_iter().for_each(Executed::send),
@@ -315,5 +330,103 @@ fn execute_one(
     if let Err(error) = outcome {
         reply.truncate(start);
         reply.error(&error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::health;
+    use crate::command::table::{self, find};
+    use crate::config::Config;
+    use crate::store::database::Database;
+    use std::path::{Path, PathBuf};
+
+    struct TempDir(PathBuf);
+
+    impl TempDir {
+        fn new(name: &str) -> TempDir {
+            let name = format!("hkv-writer-{}-{name}", std::process::id());
+            TempDir(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for TempDir {
+        fn drop(&mut self) {
+            _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A writer over an empty directory, and the queue it takes jobs from.
+    fn writer(dir: &Path) -> (Writer, mpsc::Sender<Job>) {
+        std::fs::create_dir_all(dir).expect("a directory");
+        let database = Database::open(&dir.join("rocksdb"), 1 << 20, 1 << 20).expect("a database");
+        let log =
+            Log::open::<super::super::log::OpenError>(&dir.join("log"), 0, 1 << 20, |_, _| Ok(()));
+        let (queue, jobs) = mpsc::channel(16);
+        let (checkpoint, _) = std::sync::mpsc::sync_channel(1);
+        let shared = Arc::new(Shared::new(Config::default(), database));
+        let log = log.expect("a log").0;
+        (Writer { shared, log, jobs, checkpoint, unapplied: None }, queue)
+    }
+
+    fn queued(words: &[&str]) -> Queued {
+        let args: Vec<Bytes> =
+            words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        Queued { command: find(&args[0]).expect("a command"), args }
+    }
+
+    fn job(commands: Vec<Queued>) -> (Job, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        (Job { work: Work::Pipeline(commands), protocol: Protocol::Resp2, answer }, answered)
+    }
+
+    fn run(writer: &mut Writer, words: &[&str]) -> String {
+        let (job, answered) = job(vec![queued(words)]);
+        writer.group(job);
+        let answer = answered.blocking_recv().expect("every job is answered");
+        String::from_utf8(answer.bytes).expect("text")
+    }
+
+    #[test]
+    fn a_failed_sync_stops_all_writes_and_shows() {
+        let dir = TempDir::new("sync");
+        let (mut writer, _queue) = writer(&dir.0);
+        let shared = writer.shared.clone();
+        assert_eq!(run(&mut writer, &["SET", "a", "1"]), "+OK\r\n");
+        assert_eq!(health(&shared), ("200 OK", "ok\n".into()));
+        writer.log.fail_syncs();
+        // Only the group that was being written is open; those after it are not run at all.
+        let open = run(&mut writer, &["SET", "a", "2"]);
+        assert!(open.starts_with(&format!("-{OUTCOME_OPEN} the write log failed")), "{open}");
+        for _ in 0..2 {
+            let refused = run(&mut writer, &["SET", "a", "3"]);
+            assert!(refused.starts_with("-READONLY nothing was written"), "{refused}");
+        }
+        assert_eq!(run(&mut writer, &["GET", "a"]), "$1\r\n1\r\n");
+        let (status, why) = health(&shared);
+        assert_eq!(status, "503 Service Unavailable");
+        assert!(why.contains("failed to sync"), "{why}");
+    }
+
+    #[test]
+    fn a_writer_that_panics_shows() {
+        static PANIC: table::Command = table::Command {
+            name: "panic",
+            arity: 1,
+            keys: (0, 0, 0),
+            access: Access::Write(|_, _| panic!("this test wants it")),
+        };
+        let dir = TempDir::new("panic");
+        let (writer, queue) = writer(&dir.0);
+        let shared = writer.shared.clone();
+        let (job, answered) = job(vec![Queued { command: &PANIC, args: vec![] }]);
+        queue.blocking_send(job).map_err(|_| "full").expect("the queue is open");
+        let thread = std::thread::spawn(move || writer.run());
+        thread.join().expect_err("it panicked");
+        assert!(answered.blocking_recv().is_err(), "nobody knows");
+        let (status, why) = health(&shared);
+        assert_eq!(status, "503 Service Unavailable");
+        assert!(why.contains("panicked"), "{why}");
     }
 }
