@@ -128,6 +128,12 @@ impl Config {
         Ok(())
     }
 
+    /// Bytes one transaction, or one command outside of one, may change. Twice a request holds any that
+    /// stores what it was sent; the rest is for those that copy what is stored, as RENAME does.
+    pub fn changes_bytes_max(&self) -> usize {
+        (2 * self.request_bytes_max).max(64 << 20)
+    }
+
     pub fn request_limits(&self) -> RequestLimits {
         RequestLimits {
             arguments_max: self.arguments_max,

@@ -89,6 +89,8 @@ pub enum CommandError {
     DatabaseOutOfRange,
     #[error("ERR a collection of more than {0} members cannot be renamed")]
     RenameTooLarge(u64),
+    #[error("ERR this would change more than {0} bytes at once; do it in parts")]
+    ChangesTooLarge(usize),
     #[error("IOERR the store cannot read: see the server's log")]
     Storage,
 }

@@ -79,10 +79,12 @@ type Members = Vec<(Vec<u8>, Vec<u8>)>;
 fn members(write: &Write<'_, '_>, key: &[u8], version: u64) -> Result<Members, CommandError> {
     let prefix = layout::member_prefix(key, version);
     let upper = layout::after_prefix(&prefix);
-    let mut found = Vec::new();
+    let bytes_max = write.shared.config.changes_bytes_max();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     let visit = &mut |member: &[u8], value: &[u8]| {
         found.push((member[prefix.len()..].to_vec(), value.to_vec()));
-        if found.len() as u64 > RENAME_MEMBERS_MAX {
+        bytes += member.len() + value.len();
+        if found.len() as u64 > RENAME_MEMBERS_MAX || bytes > bytes_max {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
@@ -90,6 +92,9 @@ fn members(write: &Write<'_, '_>, key: &[u8], version: u64) -> Result<Members, C
     write.overlay.scan(Family::Member, &prefix, &upper, Direction::Forward, visit)?;
     if found.len() as u64 > RENAME_MEMBERS_MAX {
         return Err(CommandError::RenameTooLarge(RENAME_MEMBERS_MAX));
+    }
+    if bytes > bytes_max {
+        return Err(CommandError::ChangesTooLarge(bytes_max));
     }
     Ok(found)
 }

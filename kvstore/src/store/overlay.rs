@@ -4,6 +4,10 @@
 //! else does until the group is durable. The changes are absolute values, last one wins, so the log
 //! record made of them can be applied any number of times.
 //!
+//! A few bytes of a request can change very many (a new expiry rewrites a value of any size), so each
+//! transaction, and each command outside of one, has a limit ([`Overlay::start`]). What goes over it is
+//! not kept, and whoever runs it takes the rest back ([`Overlay::undo_to`]).
+//!
 //! ```text
 //! record   clear? then per change: [code u8][key bytes u32][key]([value bytes u32][value])
 //! ```
@@ -31,6 +35,24 @@ pub enum Change<'a> {
 
 type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// What a change takes in a record besides its key and value, at most.
+const CHANGE_BYTES: usize = 1 + 4 + 4;
+
+/// How to take a change back.
+enum Undo {
+    /// The key had this change before, or none.
+    Change { family: Family, key: Vec<u8>, before: Option<Option<Vec<u8>>> },
+    /// Everything was dropped, and these keys were not among those dropped before.
+    Clear { changes: [Changes; 2], cleared: bool, dropped: Vec<Vec<u8>> },
+}
+
+/// A moment to come back to, until the next [`Overlay::start`].
+#[derive(Clone, Copy)]
+pub struct Savepoint {
+    undo: usize,
+    bytes: usize,
+}
+
 pub struct Overlay<'a> {
     database: &'a Database,
     sequence: u64,
@@ -40,6 +62,10 @@ pub struct Overlay<'a> {
     /// Metadata keys that had changed when the group dropped everything.
     changed_before_clear: BTreeSet<Vec<u8>>,
     bytes: usize,
+    /// Where `bytes` must not go past.
+    bytes_end: usize,
+    is_overfull: bool,
+    undo: Vec<Undo>,
 }
 
 impl<'a> Overlay<'a> {
@@ -53,24 +79,78 @@ impl<'a> Overlay<'a> {
             cleared: false,
             changed_before_clear: BTreeSet::new(),
             bytes: 0,
+            bytes_end: usize::MAX,
+            is_overfull: false,
+            undo: Vec::new(),
+        }
+    }
+
+    /// A transaction or a command begins, and may change so many bytes. What was changed before can be
+    /// undone no more.
+    pub fn start(&mut self, bytes_max: usize) -> Savepoint {
+        self.undo.clear();
+        self.bytes_end = self.bytes.saturating_add(bytes_max);
+        self.is_overfull = false;
+        self.savepoint()
+    }
+
+    /// Whether changes were left out since the start, since they were more than it allowed.
+    pub fn is_overfull(&self) -> bool {
+        self.is_overfull
+    }
+
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint { undo: self.undo.len(), bytes: self.bytes }
+    }
+
+    /// Takes back what was changed after a savepoint. Versions that were handed out stay used.
+    pub fn undo_to(&mut self, savepoint: Savepoint) {
+        self.bytes = savepoint.bytes;
+        for undo in self.undo.drain(savepoint.undo..).rev() {
+            match undo {
+                Undo::Change { family, key, before } => match before {
+                    Some(before) => _ = self.changes[family as usize].insert(key, before),
+                    None => _ = self.changes[family as usize].remove(&key),
+                },
+                Undo::Clear { changes, cleared, dropped } => {
+                    (self.changes, self.cleared) = (changes, cleared);
+                    for key in dropped {
+                        self.changed_before_clear.remove(&key);
+                    }
+                }
+            }
         }
     }
 
     pub fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
-        self.bytes += key.len() + value.len();
-        self.changes[family as usize].insert(key, Some(value));
+        self.change(family, key, Some(value));
     }
 
     pub fn delete(&mut self, family: Family, key: Vec<u8>) {
-        self.bytes += key.len();
-        self.changes[family as usize].insert(key, None);
+        self.change(family, key, None);
+    }
+
+    fn change(&mut self, family: Family, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let bytes = CHANGE_BYTES + key.len() + value.as_ref().map_or(0, Vec::len);
+        if self.is_overfull || bytes > self.bytes_end - self.bytes {
+            self.is_overfull = true;
+            return;
+        }
+        self.bytes += bytes;
+        let before = self.changes[family as usize].insert(key.clone(), value);
+        self.undo.push(Undo::Change { family, key, before });
     }
 
     /// Drops every key, those of this group included.
     pub fn clear(&mut self) {
-        let [metadata, members] = &mut self.changes;
-        self.changed_before_clear.extend(std::mem::take(metadata).into_keys());
-        members.clear();
+        let changes = std::mem::take(&mut self.changes);
+        let mut dropped = Vec::new();
+        for key in changes[Family::Metadata as usize].keys() {
+            if self.changed_before_clear.insert(key.clone()) {
+                dropped.push(key.clone());
+            }
+        }
+        self.undo.push(Undo::Clear { changes, cleared: self.cleared, dropped });
         self.cleared = true;
     }
 
@@ -89,7 +169,7 @@ impl<'a> Overlay<'a> {
         self.cleared
     }
 
-    /// Bytes of keys and values written, repeats counted.
+    /// At least the bytes of the record: repeats are counted.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

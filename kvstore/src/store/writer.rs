@@ -25,18 +25,20 @@ use tokio::sync::{mpsc, oneshot};
 use super::database::{StoreError, unix_ms};
 use super::log::{AppendError, Log};
 use super::overlay::Overlay;
-use crate::command::error::OUTCOME_OPEN;
+use crate::command::error::{CommandError, OUTCOME_OPEN};
 use crate::command::table::{Access, Command};
 use crate::command::{Read, Write};
 use crate::resp::reply::{Protocol, Reply};
 use crate::shared::{Shared, Stopped};
 use crate::watch::WatchSet;
 
-/// A group ends when it holds so much; both are soft, by at most one job.
+/// A group ends when it holds so much; both are soft, the first by at most one job and the second by
+/// what one transaction or one command may change. So a record has a limit, which the log asserts.
 const GROUP_COMMANDS_MAX: usize = 32 * 1024;
 const GROUP_BYTES_MAX: usize = 16 << 20;
 
-/// A pipeline whose answers grow larger goes back to its connection, which sends the rest again.
+/// A pipeline whose answers grow larger goes back to its connection, which sends the rest again; so
+/// does one that fills its group.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// A command and its arguments, checked for their number.
@@ -68,7 +70,7 @@ pub struct Job {
 
 pub struct Answer {
     pub bytes: Vec<u8>,
-    /// Commands that have not been run, because the answers were getting large.
+    /// Commands that have not been run, because the answers or the group were getting large.
     pub rest: Vec<Queued>,
 }
 
@@ -283,10 +285,15 @@ impl Executed {
 fn execute(shared: &Shared, overlay: &mut Overlay<'_>, job: Job) -> Executed {
     let mut reply = Reply::new(job.protocol);
     let now_ms = unix_ms();
+    let bytes_max = shared.config.changes_bytes_max();
     let (answers, rest) = match job.work {
         Work::Pipeline(mut commands) => {
             let mut run = 0;
-            while run < commands.len() && reply.len() < ANSWER_BYTES_MAX {
+            while run < commands.len()
+                && reply.len() < ANSWER_BYTES_MAX
+                && overlay.bytes() < GROUP_BYTES_MAX
+            {
+                overlay.start(bytes_max);
                 execute_one(shared, overlay, now_ms, &commands[run], &mut reply);
                 run += 1;
             }
@@ -294,9 +301,19 @@ fn execute(shared: &Shared, overlay: &mut Overlay<'_>, job: Job) -> Executed {
         }
         Work::Transaction { commands, watched } => {
             if watched.is_unchanged(overlay, now_ms) {
+                let start = overlay.start(bytes_max);
                 reply.array(commands.len());
                 for queued in &commands {
                     execute_one(shared, overlay, now_ms, queued, &mut reply);
+                    if overlay.is_overfull() {
+                        overlay.undo_to(start);
+                        reply.clear();
+                        reply.error(&format!(
+                            "EXECABORT Transaction discarded because it would change more than \
+                             {bytes_max} bytes at once; do it in parts"
+                        ));
+                        break;
+                    }
                 }
             } else {
                 reply.null_array();
@@ -314,7 +331,7 @@ fn execute_one(
     queued: &Queued,
     reply: &mut Reply,
 ) {
-    let start = reply.len();
+    let (start, before) = (reply.len(), overlay.savepoint());
     let args = &queued.args[..];
     let outcome = match queued.command.access {
         Access::Write(run) => run(&mut Write { overlay, now_ms, shared, args }, reply),
@@ -327,7 +344,12 @@ fn execute_one(
             Ok(())
         }
     };
+    let outcome = match overlay.is_overfull() {
+        true => Err(CommandError::ChangesTooLarge(shared.config.changes_bytes_max())),
+        false => outcome,
+    };
     if let Err(error) = outcome {
+        overlay.undo_to(before);
         reply.truncate(start);
         reply.error(&error.to_string());
     }
@@ -407,6 +429,25 @@ mod tests {
         let (status, why) = health(&shared);
         assert_eq!(status, "503 Service Unavailable");
         assert!(why.contains("failed to sync"), "{why}");
+    }
+
+    /// What one pipeline may change together is bounded by the group, whatever its commands amount to.
+    #[test]
+    fn a_pipeline_that_fills_its_group_goes_on_in_the_next() {
+        let dir = TempDir::new("group");
+        let (mut writer, _queue) = writer(&dir.0);
+        let value = "v".repeat(512 * 1024);
+        assert_eq!(run(&mut writer, &["SET", "a", &value]), "+OK\r\n");
+        let mut commands: Vec<Queued> = (0..40).map(|_| queued(&["EXPIRE", "a", "100"])).collect();
+        let mut ran = Vec::new();
+        while !commands.is_empty() {
+            let (job, answered) = job(commands);
+            writer.group(job);
+            let answer = answered.blocking_recv().expect("every job is answered");
+            ran.push(answer.bytes.len() / ":1\r\n".len());
+            commands = answer.rest;
+        }
+        assert_eq!(ran, [32, 8]);
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Every limit at its edge and one past it, and what stands in the way of starting.
 
+use std::collections::BTreeSet;
+
 use crate::support::{Client, TempDir, Value, config, encode, start, stop};
 use bytes::BytesMut;
 use hawser_kv::config::{Config, ConfigError, names};
 use hawser_kv::resp::request::{Parser, ProtocolError, Request, RequestLimits};
+use hawser_kv::store::database::Database;
+use hawser_kv::store::layout::{self, Family};
+use hawser_kv::store::overlay::Overlay;
 use hawser_kv::{Server, StartError};
 use proptest::prelude::*;
 
@@ -110,6 +115,112 @@ fn a_broken_request_is_answered_after_those_before_it() {
     let error = "ERR string exceeds maximum allowed size (bulk_bytes_max)";
     assert_eq!(client.call(&["APPEND", "c", "y"]), Value::Error(error.into()));
     stop(server);
+}
+
+/// Small requests that change very much: refused, and nothing of them is done.
+#[test]
+fn what_is_changed_at_once_is_bounded() {
+    const VALUES: usize = 130;
+    let dir = TempDir::new();
+    let config = Config { memtable_mib: 64, ..config(&dir) };
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let value = "v".repeat(512 * 1024);
+    assert!(VALUES * value.len() > config.changes_bytes_max());
+    for number in 0..VALUES {
+        let set = client.call(&["SET", &format!("k{number}"), &value]);
+        assert_eq!(set, Value::Simple("OK".into()));
+        let set = client.call(&["HSET", "hash", &format!("f{number}"), &value]);
+        assert_eq!(set, Value::Integer(1));
+    }
+    let ok = Value::Simple("OK".into());
+    assert_eq!(client.run("MULTI"), ok);
+    let mut input = encode(&["SET", "first", "1"]);
+    (0..VALUES).for_each(|number| input.extend(encode(&["EXPIRE", &format!("k{number}"), "100"])));
+    input.extend(encode(&["EXEC"]));
+    client.send(&input);
+    for _ in 0..=VALUES {
+        assert_eq!(client.receive(), Value::Simple("QUEUED".into()));
+    }
+    let refused = client.receive().text();
+    assert!(refused.starts_with("EXECABORT Transaction discarded because it would"), "{refused}");
+    assert_eq!(client.run("EXISTS first"), Value::Integer(0));
+    for number in 0..VALUES {
+        assert_eq!(client.run(&format!("TTL k{number}")), Value::Integer(-1));
+    }
+
+    let refused = client.run("RENAME hash other").text();
+    assert!(refused.starts_with("ERR this would change more than"), "{refused}");
+    assert_eq!(client.run("EXISTS other"), Value::Integer(0));
+    assert_eq!(client.run("HLEN hash"), Value::Integer(VALUES as i64));
+    assert_eq!(client.run("SET first 2"), ok, "the writer goes on");
+
+    // The name of the hash is in the key of each field.
+    let long = "k".repeat(512 * 1024);
+    let fields: Vec<String> = (0..2 * VALUES).map(|number| number.to_string()).collect();
+    let mut hset = vec!["HSET", &long];
+    hset.extend(fields.iter().map(String::as_str));
+    let refused = client.call(&hset).text();
+    assert!(refused.starts_with("ERR this would change more than"), "{refused}");
+    assert_eq!(client.call(&["EXISTS", &long]), Value::Integer(0));
+    stop(server);
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Put(Family, u8, u8),
+    Delete(Family, u8),
+    Clear,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let family = || prop_oneof![Just(Family::Metadata), Just(Family::Member)];
+    prop_oneof![
+        6 => (family(), 0..8u8, any::<u8>()).prop_map(|(family, key, value)| Change::Put(family, key, value)),
+        3 => (family(), 0..8u8).prop_map(|(family, key)| Change::Delete(family, key)),
+        1 => Just(Change::Clear),
+    ]
+}
+
+fn make(overlay: &mut Overlay<'_>, changes: &[Change]) {
+    for change in changes {
+        match *change {
+            Change::Put(family, key, value) => {
+                overlay.put(family, layout::metadata_key(&[key]), vec![value]);
+            }
+            Change::Delete(family, key) => overlay.delete(family, layout::metadata_key(&[key])),
+            Change::Clear => overlay.clear(),
+        }
+    }
+}
+
+/// Everything that can be seen of a group.
+fn seen(overlay: &Overlay<'_>) -> (Vec<u8>, BTreeSet<Vec<u8>>, bool, bool, usize) {
+    let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
+    (overlay.encode(), changed, overlay.is_cleared(), overlay.is_empty(), overlay.bytes())
+}
+
+#[test]
+fn what_is_undone_was_never_there() {
+    let dir = TempDir::new();
+    let database = Database::open(dir.path(), 1 << 20, 1 << 20).expect("a database");
+    let changes = || prop::collection::vec(change(), 0..12);
+    let config = ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() };
+    let inputs = (changes(), changes(), changes(), 0..200usize);
+    proptest!(config, |((before, kept, undone, bytes_max) in inputs)| {
+        let mut overlay = Overlay::new(&database, 1);
+        make(&mut overlay, &before);
+        let outer = (overlay.start(bytes_max), seen(&overlay));
+        make(&mut overlay, &kept);
+        let inner = (overlay.savepoint(), seen(&overlay));
+        prop_assert!(overlay.bytes() <= outer.1.4 + bytes_max);
+        prop_assert!(overlay.encode().len() <= overlay.bytes() + 1);
+        make(&mut overlay, &undone);
+        overlay.undo_to(inner.0);
+        prop_assert_eq!(seen(&overlay), inner.1);
+        overlay.undo_to(outer.0);
+        prop_assert_eq!(seen(&overlay), outer.1);
+    });
 }
 
 #[test]
