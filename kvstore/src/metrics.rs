@@ -39,6 +39,8 @@ counters! {
     refused_total: counter,
     /// Connections ended because of what they sent.
     protocol_errors_total: counter,
+    /// Those of them that began an HTTP request: somebody's browser may be attacking this server.
+    cross_protocol_total: counter,
     /// Commands run on network threads.
     read_commands: counter,
     /// Commands run by the writer.

@@ -160,7 +160,18 @@ impl Session {
     }
 
     fn end(&mut self, error: ProtocolError) {
-        self.shared.metrics.protocol_errors_total.fetch_add(1, Relaxed);
+        let metrics = &self.shared.metrics;
+        metrics.protocol_errors_total.fetch_add(1, Relaxed);
+        if error == ProtocolError::CrossProtocol {
+            let earlier = metrics.cross_protocol_total.fetch_add(1, Relaxed);
+            // Once, since whoever attacks would write the log; the counter has the rest.
+            if earlier == 0 {
+                tracing::warn!(
+                    "an HTTP request came instead of commands, perhaps an attack through \
+                                a browser; its connection was ended"
+                );
+            }
+        }
         self.reply.error(&error.text());
         self.is_closing = true;
     }

@@ -38,6 +38,8 @@ pub enum ProtocolError {
     NoBulk(u8),
     RequestTooLarge,
     QuotesUnbalanced,
+    /// The start of an HTTP request.
+    CrossProtocol,
 }
 
 impl ProtocolError {
@@ -54,6 +56,7 @@ impl ProtocolError {
             }
             ProtocolError::RequestTooLarge => "request larger than request_bytes_max",
             ProtocolError::QuotesUnbalanced => "unbalanced quotes in request",
+            ProtocolError::CrossProtocol => "this is not HTTP",
         };
         format!("ERR Protocol error: {what}")
     }
@@ -98,6 +101,9 @@ impl Parser {
                 Some(_) => match inline(input, limits)? {
                     None => return Ok(None),
                     Some(arguments) if arguments.is_empty() => {}
+                    Some(arguments) if is_http(&arguments[0]) => {
+                        return Err(ProtocolError::CrossProtocol);
+                    }
                     Some(arguments) => return Ok(Some(arguments)),
                 },
             }
@@ -177,6 +183,12 @@ fn inline(
     let line = input.split_to(end + 1).freeze();
     let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
     words(line).map(Some).ok_or(ProtocolError::QuotesUnbalanced)
+}
+
+/// A web page can make a browser send such a line to any port it reaches, and commands in the lines
+/// after it. Redis ends the connection at the same two words.
+fn is_http(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
 }
 
 fn words(line: &[u8]) -> Option<Vec<Bytes>> {

@@ -93,6 +93,9 @@ fn requests_at_their_limits_and_one_past() {
     check(b"*x\r\n", Err(ProtocolError::CountInvalid));
     check(b"set a \"b\r\n", Err(ProtocolError::QuotesUnbalanced));
     check(b"set a \"b\"c\r\n", Err(ProtocolError::QuotesUnbalanced));
+    check(b"POST / HTTP/1.1\r\n", Err(ProtocolError::CrossProtocol));
+    check(b"get a\r\nHost: example.org\r\nset a 1\r\n", Err(ProtocolError::CrossProtocol));
+    check(b"get host:\r\nget post\r\n", Ok(2));
 }
 
 #[test]
@@ -114,6 +117,32 @@ fn a_broken_request_is_answered_after_those_before_it() {
     assert_eq!(client.call(&["APPEND", "c", &"x".repeat(1024)]), Value::Integer(1024));
     let error = "ERR string exceeds maximum allowed size (bulk_bytes_max)";
     assert_eq!(client.call(&["APPEND", "c", "y"]), Value::Error(error.into()));
+    stop(server);
+}
+
+/// A web page makes a browser send this. The commands in its body are not run.
+#[test]
+fn an_http_request_ends_its_connection() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    for (number, start) in ["POST / HTTP/1.1\r\n", "SET before 1\r\nhOsT: a\r\n"].iter().enumerate()
+    {
+        let mut client = Client::unix(&config.unix);
+        client.send(format!("{start}content-length: 14\r\n\r\nSET attacked 1\r\n").as_bytes());
+        if number == 1 {
+            assert_eq!(
+                client.receive(),
+                Value::Simple("OK".into()),
+                "what came before is answered"
+            );
+        }
+        let error = "ERR Protocol error: this is not HTTP";
+        assert_eq!(client.receive(), Value::Error(error.into()));
+        assert_eq!(client.try_receive(), None, "the connection is closed");
+    }
+    assert_eq!(Client::unix(&config.unix).run("EXISTS attacked before"), Value::Integer(1));
+    assert_eq!(server.metrics().cross_protocol_total, 2);
     stop(server);
 }
 
