@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! input ─▶ parse ─▶ write, or a small read behind one  ─▶ pending ─▶ Submit to the writer
-//!               └─▶ read                               ─▶ run here, on one view per turn
+//!               └─▶ read                               ─▶ run here, on one view until the turn ends
 //!               └─▶ about the connection               ─▶ run here
 //! ```
 //!
 //! Invariants: answers come in the order of the commands, because nothing runs here while something is
-//! pending; a read sees every write before it; `pending`, `input` and the answers are bounded.
+//! pending; a read sees every write before it, and one after a WATCH nothing older than the WATCH;
+//! `pending`, `input` and the answers are bounded.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -76,8 +76,8 @@ struct Transaction {
     is_spoilt: bool,
 }
 
-/// The moment all reads of one turn see, taken when the first of them runs.
-type View<'a> = OnceCell<Frozen<'a>>;
+/// The moment the reads of one turn see, taken when the first of them runs, and anew after a WATCH.
+type View<'a> = Option<Frozen<'a>>;
 
 impl Session {
     pub fn new(shared: Arc<Shared>) -> Session {
@@ -102,7 +102,7 @@ impl Session {
     /// Runs what can be run and says what is needed to go on.
     pub fn turn(&mut self) -> Step {
         let shared = self.shared.clone();
-        let view = View::new();
+        let mut view = View::None;
         loop {
             if self.is_closing {
                 return Step::Close;
@@ -112,7 +112,7 @@ impl Session {
             }
             match self.next_request() {
                 Some(request) => {
-                    if let Some(step) = self.take(request, &shared, &view) {
+                    if let Some(step) = self.take(request, &shared, &mut view) {
                         return step;
                     }
                 }
@@ -181,7 +181,12 @@ impl Session {
         Step::Submit(Work::Pipeline(std::mem::take(&mut self.pending)))
     }
 
-    fn take<'a>(&mut self, request: Request, shared: &'a Shared, view: &View<'a>) -> Option<Step> {
+    fn take<'a>(
+        &mut self,
+        request: Request,
+        shared: &'a Shared,
+        view: &mut View<'a>,
+    ) -> Option<Step> {
         let command = table::find(&request[0]);
         let accepted = command.filter(|command| command.accepts(request.len()));
         let is_open = self.is_authenticated && self.transaction.is_none();
@@ -238,7 +243,7 @@ impl Session {
         command: &'static Command,
         args: Request,
         shared: &'a Shared,
-        view: &View<'a>,
+        view: &mut View<'a>,
     ) -> Option<Step> {
         use SessionCommand::{Auth, Discard, Exec, Hello, Multi, Quit, Unwatch, Watch};
         if !self.is_authenticated && !matches!(command.access, Access::Session(Auth | Hello | Quit))
@@ -250,7 +255,12 @@ impl Session {
             Access::Session(Exec) => return self.exec(),
             Access::Session(Discard) => self.discard(),
             Access::Session(Multi) => self.multi(),
-            Access::Session(Watch) => self.watch(&args[1..]),
+            Access::Session(Watch) => {
+                self.watch(&args[1..]);
+                // A change before the WATCH does not break it, so what is read from here on must
+                // have it.
+                *view = None;
+            }
             Access::Session(Quit) => {
                 self.reply.ok();
                 self.is_closing = true;
@@ -267,7 +277,7 @@ impl Session {
             Access::Session(Hello) => self.hello(&args[1..]),
             Access::Session(SessionCommand::Client) => self.client(&args[1..]),
             Access::Point(run) | Access::Scan(run) => {
-                let view = view.get_or_init(|| Frozen::new(&shared.database));
+                let view = &*view.get_or_insert_with(|| Frozen::new(&shared.database));
                 let read = Read { view, now_ms: unix_ms(), shared, args: &args };
                 let start = self.reply.len();
                 if let Err(error) = run(&read, &mut self.reply) {
@@ -493,4 +503,44 @@ fn unknown(request: &[Bytes]) -> String {
 fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     let differing = a.iter().zip(b).fold(0, |bits, (a, b)| bits | (a ^ b));
     a.len() == b.len() && std::hint::black_box(differing) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::store::database::Database;
+    use crate::store::layout::{self, Family};
+    use crate::store::overlay::Overlay;
+
+    fn request(words: &str) -> Request {
+        words.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+    }
+
+    /// Three commands of one turn, and a write of somebody else between the first two.
+    #[test]
+    fn a_read_after_a_watch_is_no_older_than_the_watch() {
+        let dir = std::env::temp_dir().join(format!("hkv-session-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let database = Database::open(&dir, 1 << 20, 1 << 20).expect("a database");
+        let shared = Arc::new(Shared::new(Config::default(), database));
+        let set = |sequence: u64, value: &[u8]| {
+            let mut group = Overlay::new(&shared.database, sequence);
+            group.put(Family::Metadata, layout::metadata_key(b"k"), layout::string(value, 0));
+            shared.database.apply(sequence, &group.encode()).expect("applied");
+            shared.watches.mark(group.changed_keys(), false);
+        };
+        set(1, b"old");
+        let mut session = Session::new(shared.clone());
+        let mut view = View::None;
+        assert!(session.take(request("GET a"), &shared, &mut view).is_none());
+        set(2, b"new");
+        assert!(session.take(request("WATCH k"), &shared, &mut view).is_none());
+        assert!(session.take(request("GET k"), &shared, &mut view).is_none());
+        assert_eq!(session.reply.bytes(), b"$-1\r\n+OK\r\n$3\r\nnew\r\n");
+        let group = Overlay::new(&shared.database, 3);
+        assert!(session.watched.is_unchanged(&group, unix_ms()), "nothing came after the WATCH");
+        drop(view);
+        _ = std::fs::remove_dir_all(&dir);
+    }
 }
