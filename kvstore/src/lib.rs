@@ -18,6 +18,7 @@
 //! session     one connection without its socket: order, transactions, what to do next
 //! connection  one connection's socket
 //! server      start, accept, stop
+//! descriptors the limit of open files
 //! shared      what all of them look at
 //! metrics     counters
 //! admin       /metrics and /health
@@ -44,6 +45,8 @@ pub mod session;
 pub mod connection;
 
 pub mod server;
+
+pub mod descriptors;
 
 pub mod shared;
 

@@ -9,8 +9,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
-use hawser_kv::{Config, Server};
+use hawser_kv::{Config, Server, descriptors};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -65,6 +66,9 @@ fn run(options: Options) -> anyhow::Result<()> {
         print!("{}", config.printed());
         return Ok(());
     }
+    let open_files_max =
+        descriptors::raise_limit().context("cannot raise the limit of open files")?;
+    descriptors::check(&config, open_files_max)?;
     if options.check_config {
         println!("the configuration is good");
         return Ok(());

@@ -31,6 +31,9 @@ const MEMBER: &str = "member";
 const APPLIED: &str = "applied";
 const APPLIED_KEY: &[u8] = b"applied";
 
+/// Files RocksDB keeps open at most.
+pub const OPEN_FILES_MAX: i32 = 512;
+
 /// How long compaction leaves expired data alone.
 const EXPIRY_GRACE_MS: u64 = 5 * 60 * 1000;
 
@@ -182,7 +185,7 @@ fn database_options() -> Options {
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
     options.set_max_background_jobs(2);
-    options.set_max_open_files(512);
+    options.set_max_open_files(OPEN_FILES_MAX);
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 << 20);

@@ -1,8 +1,9 @@
 //! Every limit at its edge and one past it, and what stands in the way of starting.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
-use crate::support::{Client, TempDir, Value, config, encode, start, stop};
+use crate::support::{Client, Process, TempDir, Value, config, encode, start, stop};
 use bytes::BytesMut;
 use hawser_kv::config::{Config, ConfigError, names};
 use hawser_kv::resp::request::{Parser, ProtocolError, Request, RequestLimits};
@@ -374,6 +375,44 @@ fn what_is_taken_is_named() {
     stop(server);
     // Everything was given back.
     stop(start(&Config { listen: address, ..config }));
+}
+
+/// `hawser-kv` with other limits of open files.
+fn with_open_files(limit: &str, config: &Config) -> Command {
+    let server = crate::support::binary(config);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\"")]);
+    command.arg(server.get_program()).args(server.get_args());
+    command
+}
+
+#[test]
+fn open_files_are_enough_for_what_is_configured() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let process =
+        Process::start(with_open_files("-Sn 200", &config).args(["--set", "connections_max=100"]));
+    let limits = format!("/proc/{}/limits", process.child.id());
+    let limits = std::fs::read_to_string(limits).expect("a running process");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let numbers: Vec<&str> = line.split_whitespace().skip(3).collect();
+    assert_eq!(numbers[0], numbers[1], "the soft limit is the hard one");
+    process.kill();
+
+    let refusal = |connections_max: &str| {
+        let mut command = with_open_files("-n 700", &config);
+        command.args(["--set", connections_max, "--check-config"]);
+        let output = command.output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(refusal("connections_max=60"), (Some(0), String::new()));
+    let (code, error) = refusal("connections_max=61");
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        error,
+        "hawser-kv: connections_max = 61 needs 701 open files, but the limit is 700; set \
+         connections_max to at most 60, or raise the limit (ulimit -Hn, LimitNOFILE=)\n"
+    );
 }
 
 #[test]
