@@ -443,3 +443,49 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)?;
     File::open(folder)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use hawser_codec::ids::HashKey;
+
+    use super::*;
+
+    fn keys(version: u64, installation: u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Keys { version, hash_key: HashKey([installation; 16]), apps: Vec::new() }
+            .encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn the_newest_keys_are_kept_as_soon_as_there_is_room() {
+        let folder = std::env::temp_dir().join(format!("hawser-keys-{}", std::process::id()));
+        let on_disk = || fs::read(folder.join("keys")).ok();
+        let mut file = KeysFile::open(folder.to_str().unwrap());
+        file.take(keys(5, 1));
+        file.save();
+        assert_eq!(on_disk(), Some(keys(5, 1)));
+
+        // What a lagging control node tells another shard.
+        file.take(keys(4, 1));
+        file.save();
+        assert_eq!(on_disk(), Some(keys(5, 1)));
+
+        // The file cannot be written for a while.
+        fs::create_dir_all(folder.join("keys.new/in the way")).unwrap();
+        file.take(keys(6, 1));
+        file.save();
+        file.save();
+        assert_eq!(on_disk(), Some(keys(5, 1)));
+        fs::remove_dir_all(folder.join("keys.new")).unwrap();
+        file.save();
+        assert_eq!(on_disk(), Some(keys(6, 1)));
+
+        // Another installation counts from its own beginning.
+        file.take(keys(1, 2));
+        file.save();
+        assert_eq!(on_disk(), Some(keys(1, 2)));
+        assert_eq!(KeysFile::open(folder.to_str().unwrap()).bytes, Some(keys(1, 2)));
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

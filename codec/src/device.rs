@@ -64,8 +64,9 @@ pub struct Connect<'a> {
     pub minor: u8,
     /// The heartbeat interval the device would like; 0 leaves it to the server.
     pub heartbeat_s: u16,
-    /// The device's own number for the network it is on, so that the interval is learnt per
-    /// network. 0: unknown.
+    /// The device's own number for the network it is on, 0 if unknown. For brokers that learn
+    /// intervals per network; the present one does not, so the device proposes in `heartbeat_s`
+    /// what held on this network last.
     pub network: u32,
     /// The epoch of the device's last session, or zero. The new one will be greater.
     pub last_epoch: Epoch,

@@ -38,6 +38,8 @@ pub struct Faults {
     pub reorder: bool,
     /// A watch ends although nobody cancelled it.
     pub watches_end: u16,
+    /// A watch that ends, by itself or because it was cancelled, ends with an error.
+    pub watches_fail: u16,
     /// A receive finds no buffer.
     pub no_buffers: u16,
     /// A receive or a send finds the connection reset by the network.
@@ -441,10 +443,22 @@ impl SimIo {
         }
         let ends = self.config.faults.watches_end;
         let armed = !self.strikes(ends);
-        if !armed {
-            self.slot(target.slot).watch = Some(OpState::Ending);
+        if armed {
+            self.schedule(target, Completion::Readable { target, hangup, armed });
+        } else {
+            self.end_watch(target, hangup);
         }
-        self.schedule(target, Completion::Readable { target, hangup, armed });
+    }
+
+    /// The watch's last completion.
+    fn end_watch(&mut self, target: Target, hangup: bool) {
+        self.slot(target.slot).watch = Some(OpState::Ending);
+        let end = if self.strikes(self.config.faults.watches_fail) {
+            Completion::WatchFailed { target }
+        } else {
+            Completion::Readable { target, hangup, armed: false }
+        };
+        self.schedule(target, end);
     }
 
     fn became_writable(&mut self, peer: PeerId) {
@@ -499,9 +513,7 @@ impl SimIo {
             Operation::Receive => self.execute_receive(target, peer),
             Operation::Cancel(Pending::Watch) => {
                 if slot.watch == Some(OpState::Armed) {
-                    self.slot(target.slot).watch = Some(OpState::Ending);
-                    let end = Completion::Readable { target, hangup: false, armed: false };
-                    self.schedule(target, end);
+                    self.end_watch(target, false);
                 }
             }
             Operation::Cancel(Pending::Writable) => self.finish_writable(target),

@@ -24,6 +24,33 @@ fn topics_of_a_session() {
 }
 
 #[test]
+fn memory_of_topics() {
+    // Sessions with four topics each that are nobody else's, until one is closed.
+    let fill = |topics_bytes_max: usize| {
+        let mut stage = Stage::new(CoreConfig { topics_bytes_max, ..config() });
+        for slot in 0..60 {
+            stage.run(&format!("start {slot} device-{slot}"));
+            for topic in 0..4 {
+                let done = stage.run(&format!("sub {slot} {}", slot * 4 + topic));
+                if !done.is_empty() {
+                    let bye = "close overload 700ms b.example:7400";
+                    assert_eq!(done, format!("{slot}<{bye}; {slot}:close overload"));
+                    return stage;
+                }
+            }
+        }
+        stage
+    };
+    let bytes = |stage: &Stage| stage.core.counters().get(Counter::TopicBytes) as usize;
+    let refused = |stage: &Stage| stage.core.counters().get(Counter::TopicsRefused);
+    let all = fill(1 << 20);
+    assert_eq!((all.core.counters().get(Counter::Topics), refused(&all)), (240, 0));
+    assert_eq!(refused(&fill(bytes(&all))), 0, "at the limit");
+    // The last topic has room for four members of 8 bytes.
+    assert_eq!(refused(&fill(bytes(&all) - 32)), 1, "one past it");
+}
+
+#[test]
 fn connections() {
     let mut stage = Stage::new(CoreConfig { connections_max: 2, ..config() });
     assert_eq!(stage.run("accept 0; accept 1"), "0:start; 1:start");
@@ -130,6 +157,35 @@ fn the_announce_budget() {
     assert_eq!(count(&stage.run("wait 1000"), "@0"), 3);
     assert_eq!(stage.core.counters().get(Counter::WalkLeft), 0);
     assert_eq!(stage.core.counters().get(Counter::Announced), 25);
+}
+
+/// Timers of 5,000 connections that come at once take two turns.
+#[test]
+fn the_budget_of_timers() {
+    const CONNECTIONS: u32 = 5_000;
+    let mut stage = Stage::new(CoreConfig {
+        slots_max: CONNECTIONS,
+        connections_max: CONNECTIONS,
+        ..CoreConfig::default()
+    });
+    for slot in 0..CONNECTIONS {
+        stage.run(&format!("accept {slot}"));
+    }
+    let done = stage.run("wait 10000");
+    assert_eq!(count(&done, ":close handshake_timeout"), 4096);
+    assert_eq!(stage.core.deadline_ms(), Some(10_000), "the rest is due");
+    assert_eq!(count(&stage.run("turn"), ":close handshake_timeout"), 904);
+}
+
+#[test]
+fn nobody_is_silent_while_input_waits() {
+    let mut stage = Stage::new(config());
+    stage.run("up 0; up 1; start 0 anna; entries 0 0");
+    stage.gauges.is_behind = true;
+    assert_eq!(stage.run("wait 10000000"), "");
+    assert_eq!(stage.run("ping 0"), "0<pong");
+    stage.gauges.is_behind = false;
+    assert_eq!(stage.run("turn"), "", "it was heard");
 }
 
 #[test]

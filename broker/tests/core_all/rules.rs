@@ -310,6 +310,19 @@ rules! {
         "gack 0 8; gack 1 8; gack 1 4" => "L0>gack 8x1; L0>gack 8x1; L0>gack 4x1",
         "gack 0 9" => "",
     }
+    "the answer to a fetch for members who have left is not another one's" {
+        "up 0; up 1; start 0 anna; gcursor 3; wait 20000" => "*",
+        "gdeliver 12 - l" => "L0>gfetch 3",
+        "bye 0; closed 0; start 0 ben; entries 0 0; gcursor 20; wait 20000" => "*",
+        "gdeliver 22 - v" => "",
+        "gfetched 12 12=l" => "L0>gfetch 20",
+        "gfetched 22 21=u 22=v" => "0<cast 21 u; 0<cast 22 v; L0>gsent 21 1+0; L0>gsent 22 1+0",
+    }
+    "an acknowledgement of what no log has is none" {
+        "up 0; up 1; start 0 anna group=99; entries 0 0; gcursor 4" => "*",
+        "gack 0 5; gack 0 99" => "",
+        "gack 0 4" => "L0>gack 4x1",
+    }
     "a gap in the group log is fetched" {
         "up 0; up 1; start 0 anna; gcursor 3; wait 20000" => "*",
         "gdeliver 6 - f" => "L0>gfetch 3",

@@ -144,6 +144,7 @@ fn each_fault_is_seen_and_seeds_differ() {
         (Faults { short_reads: 300, ..none }, ""),
         (Faults { short_writes: 300, ..none }, "Unsent"),
         (Faults { watches_end: 300, ..none }, "armed: false"),
+        (Faults { watches_end: 300, watches_fail: 999, ..none }, "WatchFailed"),
         (Faults { no_buffers: 300, ..none }, "NoBuffers"),
         (Faults { resets: 300, ..none }, "Failed"),
         (Faults { reorder: true, ..none }, ""),

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use hawser_codec::device::{Downlink, MAJOR, Uplink};
 use hawser_codec::error::{CloseReason, DecodeError};
 use hawser_codec::ids::{Seq, Stream, TopicId};
-use hawser_codec::limits::{TOPICS_PER_SESSION_MAX, UPLINK_BODY_BYTES_MAX};
+use hawser_codec::limits::TOPICS_PER_SESSION_MAX;
 
 use crate::support::{
     Broker, Device, Folder, connect_frame, connect_frame_of, signed, ticket, unix_s,
@@ -112,19 +112,69 @@ fn whoever_does_not_finish_the_connect_has_a_deadline() {
     assert_eq!(broker.metric("hawser_broker_partial_bytes"), 0);
 }
 
+/// The head of a frame of 1,023 bytes and 1,000 of them; five of it fit into the pool of these tests.
+fn unfinished(kind: u8) -> Vec<u8> {
+    let mut bytes = vec![kind, 0xff, 0x07];
+    bytes.resize(3 + 1000, 0);
+    bytes
+}
+
+const CONNECT: u8 = 0x10;
+const OF_A_NEWER_VERSION: u8 = 0x7f;
+
 #[test]
-fn unfinished_frames_are_bounded_for_all_together() {
-    // Each holds 1,000 bytes of a connect; five of them fit.
-    let broker = Broker::start(&["shards=1", "partial_bytes_max=5200"]);
-    let mut bytes = vec![0x10, 0xff, 0x07];
-    bytes.resize(3 + UPLINK_BODY_BYTES_MAX - 24, 0);
-    let mut slow: Vec<Device> = (0..6).map(|_| Device::dial(broker.address)).collect();
-    for device in &mut slow {
-        device.frames.write(&bytes);
+fn strangers_with_unfinished_frames_keep_nobody_out() {
+    let broker = Broker::start(&["shards=1", "partial_bytes_max=5200", "retry_after_ms=1234"]);
+    let mut online = Device::online(broker.address, "online");
+    let mut slow: Vec<Device> = Vec::new();
+    for count in 1..=5 {
+        slow.push(Device::dial(broker.address));
+        slow.last_mut().unwrap().frames.write(&unfinished(CONNECT));
+        broker.wait_for_metric("hawser_broker_partials", count);
     }
-    broker.wait_for_closed(CloseReason::SlowReader, 1);
-    assert_eq!(broker.metric("hawser_broker_partials"), 5);
-    Device::online(broker.address, "whole frames need no room").ping();
+    // One past the limit: who has held longest makes room.
+    slow.push(Device::dial(broker.address));
+    slow.last_mut().unwrap().frames.write(&unfinished(CONNECT));
+    let close = slow.remove(0).closed();
+    assert_eq!((close.reason, close.retry_after_ms), (CloseReason::Overload, 1234));
+    broker.wait_for_metric("hawser_broker_partials", 5);
+
+    // A session's frame in two pieces, and a connect in two pieces.
+    online.frames.write(&unfinished(OF_A_NEWER_VERSION));
+    broker.wait_for_closed(CloseReason::Overload, 2);
+    online.frames.write(&[0; 23]);
+    online.ping();
+    let connect = connect_frame(&ticket("split"));
+    let mut split = Device::dial(broker.address);
+    split.frames.write(&connect[..100]);
+    broker.wait_for_metric("hawser_broker_partials", 5);
+    split.frames.write(&connect[100..]);
+    split.expect("a welcome", |frame| matches!(frame, Downlink::Welcome(_)).then_some(()));
+    assert_eq!(broker.metric("hawser_broker_partials"), 4);
+    assert!(broker.metric("hawser_broker_partial_bytes") <= 5200);
+}
+
+#[test]
+fn a_stranger_takes_no_room_from_sessions() {
+    let broker = Broker::start(&["shards=1", "partial_bytes_max=5200"]);
+    let mut sessions: Vec<Device> =
+        (0..5).map(|i| Device::online(broker.address, &format!("d{i}"))).collect();
+    for device in &mut sessions {
+        device.frames.write(&unfinished(OF_A_NEWER_VERSION));
+    }
+    broker.wait_for_metric("hawser_broker_partials", 5);
+    let mut stranger = Device::dial(broker.address);
+    stranger.frames.write(&unfinished(CONNECT));
+    assert_eq!(stranger.closed().reason, CloseReason::Overload);
+    // Of sessions alone the one that began first makes room.
+    let mut late = Device::online(broker.address, "late");
+    late.frames.write(&unfinished(OF_A_NEWER_VERSION));
+    assert_eq!(sessions.remove(0).closed().reason, CloseReason::Overload);
+    for device in sessions.iter_mut().chain([&mut late]) {
+        device.frames.write(&[0; 23]);
+        device.ping();
+    }
+    broker.wait_for_metric("hawser_broker_partials", 0);
 }
 
 #[test]

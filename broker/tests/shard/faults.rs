@@ -56,31 +56,31 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn faults() -> impl Strategy<Value = Faults> {
     let often = || prop_oneof![Just(0u16), 1..300u16];
-    (often(), often(), often(), 0..200u64, any::<bool>(), often(), often(), 0..5u16, 0..50u16)
-        .prop_map(
-            |(
-                short_reads,
-                short_writes,
-                delays,
-                delay_ms_max,
-                reorder,
-                watches_end,
-                no_buffers,
-                resets,
-                accept_errors,
-            )| Faults {
-                short_reads,
-                short_writes,
-                delays,
-                delay_ms_max,
-                reorder,
-                watches_end,
-                no_buffers,
-                resets,
-                accept_errors,
-                writable_delay_ms_max: delay_ms_max,
-            },
-        )
+    let counts = (0..5u16, 0..50u16, often());
+    (often(), often(), often(), 0..200u64, any::<bool>(), often(), often(), counts).prop_map(
+        |(
+            short_reads,
+            short_writes,
+            delays,
+            delay_ms_max,
+            reorder,
+            watches_end,
+            no_buffers,
+            (resets, accept_errors, watches_fail),
+        )| Faults {
+            short_reads,
+            short_writes,
+            delays,
+            delay_ms_max,
+            reorder,
+            watches_end,
+            watches_fail,
+            no_buffers,
+            resets,
+            accept_errors,
+            writable_delay_ms_max: delay_ms_max,
+        },
+    )
 }
 
 fn apply(world: &mut World, step: &Step) {
