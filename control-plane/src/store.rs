@@ -287,13 +287,16 @@ enum Path {
 impl Path {
     fn of(op: &StoreOp) -> Path {
         match op {
-            StoreOp::Append { .. } | StoreOp::Trim { .. } | StoreOp::Count { .. } => Path::Write,
+            StoreOp::Append { .. }
+            | StoreOp::Trim { .. }
+            | StoreOp::Delete { .. }
+            | StoreOp::Count { .. } => Path::Write,
             StoreOp::Tail { .. }
             | StoreOp::Read { .. }
             | StoreOp::Find { .. }
             | StoreOp::Scan { .. }
             | StoreOp::ReadCounts { .. } => Path::Read,
-            StoreOp::Delete { .. } | StoreOp::ReadApps { .. } => Path::Steps,
+            StoreOp::ReadApps { .. } => Path::Steps,
             StoreOp::AppendAll { .. } | StoreOp::WriteApp { .. } => Path::Transaction,
         }
     }

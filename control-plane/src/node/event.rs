@@ -457,7 +457,7 @@ pub enum StoreOp {
     /// `XTRIM stream MINID (upto+1)-0` for each → `Trimmed`. Exact, never `~`: the answers are
     /// the count of delivered messages.
     Trim { trims: Vec<Trim> },
-    /// `XDEL stream seq-0` for each; `SET tombstone x PX keep_ms` for those that existed →
+    /// `SET tombstone x PX keep_ms NX`, `XDEL stream seq-0` for each, as one transaction →
     /// `Deleted`.
     Delete { stream: StreamId, entries: Vec<Expired> },
     /// `SCAN cursor MATCH hw:s:* COUNT count` → `Scanned`; keys that are no stream are left out.

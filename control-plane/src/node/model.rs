@@ -121,13 +121,13 @@ impl Model {
             .iter()
             .map(|new| new.record.and_then(|record| known(&self.records, record.key)))
             .collect();
-        let earlier: Vec<Option<Seq>> = entries
+        let earlier: Vec<Option<Pointer>> = entries
             .iter()
             .zip(&duplicates)
             .map(|(new, duplicate)| {
                 let collapse = new.collapse.filter(|_| duplicate.is_none())?;
-                let seq = known(&self.collapses, collapse.key)?.seq;
-                self.streams.get(&stream)?.entries.contains_key(&seq).then_some(seq)
+                let earlier = known(&self.collapses, collapse.key)?;
+                self.streams.get(&stream)?.entries.contains_key(&earlier.seq).then_some(earlier)
             })
             .collect();
         let stored = duplicates.iter().filter(|duplicate| duplicate.is_none()).count() as u64;
@@ -149,7 +149,7 @@ impl Model {
         &mut self,
         stream: StreamId,
         new: &NewEntry,
-        earlier: Option<Seq>,
+        earlier: Option<Pointer>,
         unix_ms: u64,
     ) -> Outcome {
         let inbox = self.streams.entry(stream).or_default();
@@ -165,10 +165,12 @@ impl Model {
         self.collapses.insert((stream, collapse.key), Kept { value: pointer, until_unix_ms });
         let Some(earlier) = earlier else { return Outcome::Stored { seq } };
         let inbox = self.streams.get_mut(&stream).expect("an entry was just appended");
-        inbox.entries.remove(&earlier);
+        inbox.entries.remove(&earlier.seq);
+        let longer_ms = earlier.expires_unix_ms.saturating_sub(new.expires_unix_ms);
+        let until_unix_ms = until_unix_ms + longer_ms;
         self.tombstones
-            .insert((stream, earlier), Kept { value: Removal::Collapsed, until_unix_ms });
-        Outcome::Collapsed { seq, earlier }
+            .insert((stream, earlier.seq), Kept { value: Removal::Collapsed, until_unix_ms });
+        Outcome::Collapsed { seq, earlier: earlier.seq }
     }
 
     fn read(&self, stream: StreamId, after: Seq, count: u32) -> StoreResult {
@@ -199,15 +201,15 @@ impl Model {
     }
 
     fn delete(&mut self, stream: StreamId, entries: &[Expired], unix_ms: u64) -> StoreResult {
-        let Some(inbox) = self.streams.get_mut(&stream) else { return StoreResult::Deleted(0) };
         let mut deleted = 0;
         for expired in entries {
-            if inbox.entries.remove(&expired.seq).is_some() {
+            let key = (stream, expired.seq);
+            if self.tombstones.get(&key).is_none_or(|kept| kept.live(unix_ms).is_none()) {
                 let until_unix_ms = unix_ms + expired.keep_ms;
-                self.tombstones
-                    .insert((stream, expired.seq), Kept { value: Removal::Expired, until_unix_ms });
-                deleted += 1;
+                self.tombstones.insert(key, Kept { value: Removal::Expired, until_unix_ms });
             }
+            let inbox = self.streams.get_mut(&stream);
+            deleted += u64::from(inbox.is_some_and(|inbox| inbox.entries.remove(&key.1).is_some()));
         }
         StoreResult::Deleted(deleted)
     }

@@ -19,7 +19,7 @@ use crate::records::{
 /// What hawser-kv's errors say when a write may have been done, or will be.
 const OUTCOME_OPEN: [&str; 2] = ["its outcome is open", "nobody knows"];
 
-/// Appends the commands of an operation, of `Delete` and `ReadApps` those of the first step.
+/// Appends the commands of an operation, of `ReadApps` those of the first step.
 /// Returns how many there are.
 pub fn encode(op: &StoreOp, out: &mut Pipeline) -> usize {
     let before = out.len();
@@ -43,9 +43,14 @@ pub fn encode(op: &StoreOp, out: &mut Pipeline) -> usize {
             }
         }
         StoreOp::Delete { stream, entries } => {
-            for Expired { seq, .. } in entries {
+            out.cmd("MULTI");
+            for Expired { seq, keep_ms } in entries {
+                let tombstone = tombstone_key(*stream, *seq);
+                let set = out.cmd("SET").arg(tombstone).arg(Removal::Expired.as_str());
+                set.arg("PX").arg(*keep_ms).arg("NX");
                 out.cmd("XDEL").arg(stream_key(*stream)).arg(entry_id(*seq));
             }
+            out.cmd("EXEC");
         }
         StoreOp::Scan { cursor, count } => {
             let scan = out.cmd("SCAN").arg(*cursor);
@@ -113,10 +118,15 @@ pub fn decode(
             let counts = keys.iter().map(|_| count_fields(next()?));
             Ok(StoreResult::Counts(counts.collect::<Result<_, Trouble>>()?))
         }
-        StoreOp::Delete { .. }
-        | StoreOp::ReadApps { .. }
-        | StoreOp::AppendAll { .. }
-        | StoreOp::WriteApp { .. } => unreachable!("operations of several steps"),
+        StoreOp::Delete { entries, .. } => {
+            for _ in 0..1 + 2 * entries.len() {
+                good(next()?)?;
+            }
+            deleted(next()?)
+        }
+        StoreOp::ReadApps { .. } | StoreOp::AppendAll { .. } | StoreOp::WriteApp { .. } => {
+            unreachable!("operations of several steps")
+        }
     }
 }
 
@@ -134,31 +144,21 @@ pub struct Step {
 
 pub fn next_step(op: &StoreOp, replies: Vec<Value>) -> Result<Next, Trouble> {
     match op {
-        StoreOp::Delete { stream, entries } => bury(*stream, entries, replies),
         StoreOp::ReadApps { known } => read_apps(*known, replies),
         _ => unreachable!("operations of one step"),
     }
 }
 
-/// Tombstones for the entries that were deleted.
-fn bury(stream: StreamId, entries: &[Expired], replies: Vec<Value>) -> Result<Next, Trouble> {
-    let mut pipeline = Pipeline::new();
-    for (entry, reply) in entries.iter().zip(replies) {
-        if unsigned(reply)? > 0 {
-            let key = tombstone_key(stream, entry.seq);
-            let set = pipeline.cmd("SET").arg(key).arg(Removal::Expired.as_str());
-            set.arg("PX").arg(entry.keep_ms);
-        }
+/// What `EXEC` answers for pairs of a tombstone and a deletion.
+fn deleted(reply: Value) -> Result<StoreResult, Trouble> {
+    let Value::Array(results) = good(reply)? else {
+        return Err(Trouble::Unexpected("EXEC answers an array"));
+    };
+    let mut count = 0;
+    for pair in results.chunks_exact(2) {
+        count += unsigned(pair[1].clone())?;
     }
-    let deleted = StoreResult::Deleted(pipeline.len() as u64);
-    if pipeline.is_empty() {
-        return Ok(Next::Ends(deleted));
-    }
-    let finish = Box::new(|replies: Vec<Value>| {
-        replies.into_iter().try_for_each(|reply| good(reply).map(drop))?;
-        Ok(deleted)
-    });
-    Ok(Next::Step(Step { pipeline, finish }))
+    Ok(StoreResult::Deleted(count))
 }
 
 /// The apps, if their version is not the known one. They may be newer than the version: then the

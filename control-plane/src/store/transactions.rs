@@ -81,7 +81,7 @@ struct Seen {
     /// Per entry: what its idempotency record points to.
     records: Vec<Option<Pointer>>,
     /// Per entry: the entry that its collapse key stands for, if that exists.
-    earlier: Vec<Option<Seq>>,
+    earlier: Vec<Option<Pointer>>,
 }
 
 async fn look(
@@ -130,7 +130,7 @@ async fn existing(
     stream: StreamId,
     pointers: &[Option<Pointer>],
     connection: &mut MultiplexedConnection,
-) -> Result<Vec<Option<Seq>>, Trouble> {
+) -> Result<Vec<Option<Pointer>>, Trouble> {
     let mut pipeline = Pipeline::new();
     for pointer in pointers.iter().flatten() {
         range_of_one(&mut pipeline, stream, pointer.seq);
@@ -142,7 +142,7 @@ async fn existing(
     let found = pointers.iter().map(|pointer| match pointer {
         Some(pointer) => {
             let reply = replies.next().ok_or(Trouble::Unexpected("fewer replies than commands"))?;
-            Ok((!entries(reply)?.is_empty()).then_some(pointer.seq))
+            Ok((!entries(reply)?.is_empty()).then_some(*pointer))
         }
         None => Ok(None),
     });
@@ -170,8 +170,9 @@ fn write(stream: StreamId, new: &[NewEntry], seen: &Seen, out: &mut Pipeline) ->
         set.arg("PX").arg(keep_ms);
         match seen.earlier[index] {
             Some(earlier) => {
-                remove(stream, earlier, keep_ms, out);
-                Outcome::Collapsed { seq: last, earlier }
+                let longer_ms = earlier.expires_unix_ms.saturating_sub(entry.expires_unix_ms);
+                remove(stream, earlier.seq, keep_ms + longer_ms, out);
+                Outcome::Collapsed { seq: last, earlier: earlier.seq }
             }
             None => Outcome::Stored { seq: last },
         }
@@ -179,7 +180,8 @@ fn write(stream: StreamId, new: &[NewEntry], seen: &Seen, out: &mut Pipeline) ->
     outcomes.collect()
 }
 
-/// Removes the entry that a newer one replaces.
+/// Removes the entry that a newer one replaces. What became of it can be asked for as long as if it
+/// had lived.
 fn remove(stream: StreamId, earlier: Seq, keep_ms: u64, out: &mut Pipeline) {
     out.cmd("XDEL").arg(stream_key(stream)).arg(entry_id(earlier));
     let set = out.cmd("SET").arg(tombstone_key(stream, earlier)).arg(Removal::Collapsed.as_str());

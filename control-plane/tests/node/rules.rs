@@ -412,6 +412,23 @@ fn an_announcement_that_comes_after_a_push_is_told_of_it() {
     check(3, &[]);
 }
 
+/// The state of a message that was replaced by one with a shorter life is kept as long as its own.
+#[test]
+fn a_collapsed_message_is_known_as_long_as_if_it_had_lived() {
+    let mut rig = rig(1);
+    let collapsing = |payload: &str, ttl_s: u32| {
+        let collapse = Some(KeyHash::new("score"));
+        hawser_control::node::event::Push { collapse, ttl_s, ..push(to("d"), payload) }
+    };
+    let long_s = 30 * 24 * 3600;
+    let first = accepted(rig.ask(0, Request::Push(collapsing("first", long_s))));
+    accepted(rig.ask(0, Request::Push(collapsing("second", 1))));
+    for (days, expect) in [(0, MessageState::Collapsed), (29, MessageState::Collapsed)] {
+        rig.quiesce(days * 24 * 3600 * 1000);
+        assert_eq!(state(&mut rig, 0, first.id), expect, "after {days} days");
+    }
+}
+
 /// What a node stored between a session's pull, at another node, and the session's announcement is
 /// told even when the node has forgotten where the inbox ends.
 #[test]

@@ -108,6 +108,7 @@ fn faults(random: &mut Random) -> Faults {
         delay_ms_max: u64::from(up_to(25)),
         reorder: up_to(1) == 1,
         watches_end: up_to(60),
+        watches_fail: up_to(100),
         no_buffers: up_to(100),
         resets: up_to(2),
         writable_delay_ms_max: u64::from(up_to(300)),
