@@ -65,6 +65,16 @@ impl Node {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What a failure with exit code 1 says on its one line.
+    fn json_error(&self, key: &str, line: &[&str]) -> Value {
+        let output = self.hawser(key, &[line, &["--json"]].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{line:?}");
+        assert_eq!(stderr.lines().count(), 1, "{line:?}: {stderr}");
+        serde_json::from_str::<Value>(&stderr).unwrap()["error"].take()
+    }
+
     fn refused(&self, key: &str, line: &[&str], part: &str) {
         let output = self.hawser(key, line);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -146,10 +156,41 @@ fn people_get_tables_and_reasons() {
 
     node.refused(OPERATOR_KEY, &["app", "create", "shop"], "exists");
     node.refused("wrong", &["app", "list"], "401");
+    node.refused("wrong", &["app", "list"], "--key or HAWSER_KEY");
     node.refused(key, &["app", "list"], "403");
+    node.refused(key, &["app", "list"], "operator's key");
     node.refused(key, &["push", "all", "--text", "x", "--ttl", "60d"], "ttl_s");
     node.refused(key, &["ticket", "phone-1", "--ttl", "60d"], "ttl_s");
     node.refused(key, &["push", "all", "--text", "x", "--app", "other"], "404");
+    node.refused(key, &["push", "all", "--text", "x", "--app", "other"], "hawser app list");
+}
+
+#[test]
+fn refusals_are_json_with_the_apis_codes() {
+    let node = Node::start("cli-json-errors");
+    let create = ["app", "create", "shop", "--inbox-entries-max", "1"];
+    let app = node.json(OPERATOR_KEY, &create);
+    let key = app["api_key"].as_str().unwrap();
+    for (key, line, code) in [
+        ("wrong", &["app", "list"][..], "unauthorized"),
+        (key, &["app", "list"], "forbidden"),
+        (OPERATOR_KEY, &["app", "create", "shop"], "app_name_taken"),
+        (OPERATOR_KEY, &["push", "all", "--text", "x", "--app", "other"], "unknown_app"),
+        (key, &["push", "all", "--text", "x", "--ttl", "60d"], "bad_field"),
+        (key, &["message", "nonsense"], "bad_field"),
+        ("wrong", &["tail"], "unauthorized"),
+    ] {
+        let error = node.json_error(key, line);
+        assert_eq!(error["code"], code, "{line:?}: {error}");
+        assert!(!error["message"].as_str().unwrap().is_empty(), "{error}");
+        assert!(error["retry_after_ms"].is_null(), "{error}");
+    }
+    let push = ["push", "device", "d", "--text", "x"];
+    node.json(key, &push);
+    let error = node.json_error(key, &push);
+    assert_eq!(error["code"], "inbox_full");
+    assert!(error["retry_after_ms"].as_u64().unwrap() > 0, "{error}");
+    node.refused(key, &push, "may succeed in");
 }
 
 /// A running `hawser play` leaves a file; with it no flag is needed. One that is left by a play

@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::Usage;
 use super::client::Client;
+use super::failure::Usage;
 
 /// Connection settings, the same for every command that talks to a control node.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Target {
     /// Control node to talk to, such as http://127.0.0.1:7420 [default: the running `hawser play`]
-    #[arg(long, env = "HAWSER_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "HAWSER_URL", hide_env_values = true, value_name = "URL", value_parser = url)]
     pub url: Option<String>,
 
     /// API key: the app's, or the operator's for `app` and `status`
@@ -47,7 +47,7 @@ impl Target {
             "no control node to talk to: start `hawser play` in another terminal, \
              or give --url (or HAWSER_URL)",
         ))?;
-        let key = self.key.clone().or_else(|| {
+        let key = self.key.clone().filter(|key| !key.is_empty()).or_else(|| {
             // The play's key is for the play's node only.
             let play = play.filter(|play| play.url == url)?;
             Some(match role {
@@ -59,12 +59,28 @@ impl Target {
             Role::App => "no API key: give --key (or HAWSER_KEY) with the key of the app",
             Role::Operator => "no API key: give --key (or HAWSER_KEY) with the operator's key",
         }))?;
+        // What cannot stand in a header was not printed by `hawser app create` either.
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Usage("--key (or HAWSER_KEY): a key has visible characters only").into());
+        }
         Ok(Client::new(&url, &key))
     }
 
     pub fn app(&self) -> anyhow::Result<String> {
-        let app = self.app.clone().or_else(|| Some(PlayFile::read()?.app));
+        let app =
+            self.app.clone().filter(|app| !app.is_empty()).or_else(|| Some(PlayFile::read()?.app));
         Ok(app.ok_or(Usage("no app: give --app (or HAWSER_APP)"))?)
+    }
+}
+
+/// What a control node's API can be reached at.
+fn url(text: &str) -> Result<String, &'static str> {
+    match reqwest::Url::parse(text) {
+        Ok(url) if url.scheme() == "http" && url.has_host() => Ok(text.to_owned()),
+        Ok(url) if url.scheme() == "https" => {
+            Err("hawser speaks plain HTTP: write it as http://host:port")
+        }
+        _ => Err("write it as http://host:port, such as http://127.0.0.1:7420"),
     }
 }
 

@@ -7,6 +7,7 @@
 //!   tail         be a device
 //!   play         the arguments of `hawser play`, and how its result is shown
 //!   out          tables and JSON
+//!   failure      what is said when it did not work
 //! ```
 //!
 //! It talks to the public API and the device protocol only: whatever it can do, so can anybody's
@@ -17,6 +18,7 @@ pub mod connection;
 pub mod out;
 
 mod commands;
+mod failure;
 mod play;
 mod tail;
 
@@ -24,8 +26,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use hawser_codec::ids::{is_device_name, is_topic_name};
 
 use self::connection::Target;
 use self::out::Format;
@@ -40,7 +43,8 @@ Examples:
 The connection comes from flags, else from HAWSER_URL, HAWSER_KEY and HAWSER_APP, else from the
 `hawser play` that runs on this machine.
 
-Exit codes: 0 done, 1 failed, 2 wrong command line.";
+Exit codes: 0 done, 1 failed, 2 wrong command line. With --json, the last line on standard error is
+{\"error\": {\"code\", \"message\", \"retry_after_ms\"}} unless it is done.";
 
 /// Operate hawser: register apps, push messages, look at devices, or try it all on one machine.
 #[derive(Debug, Parser)]
@@ -111,15 +115,15 @@ pub struct AppCreateArgs {
     /// Name of the app: a-z, 0-9 and hyphens, at most 32
     pub name: String,
 
-    /// Messages that the app may push per second
+    /// Messages that the app may push per second to one control node; 0: no limit [default: 0]
     #[arg(long, value_name = "N")]
     pub messages_per_s: Option<u32>,
 
-    /// Messages that may wait for one device
+    /// Messages that may wait for one device [default: 1000]
     #[arg(long, value_name = "N")]
     pub inbox_entries_max: Option<u32>,
 
-    /// Group messages that may be live at once
+    /// Group messages that may be live at once [default: 10000]
     #[arg(long, value_name = "N")]
     pub group_log_entries_max: Option<u32>,
 
@@ -151,9 +155,10 @@ app's signing key; this asks the control node to do it.";
 #[derive(Debug, Args)]
 pub struct TicketArgs {
     /// Device that the ticket is for
+    #[arg(value_parser = device)]
     pub device: String,
 
-    /// How long the ticket is good for: 90s, 15m, 12h, 30d
+    /// How long the ticket is good for: 90s, 15m, 12h, at most 30d
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = seconds)]
     pub ttl: u32,
 
@@ -176,6 +181,7 @@ pub enum PushCommand {
     #[command(after_help = PUSH_EXAMPLES)]
     Device {
         /// Device, as the app names it
+        #[arg(value_parser = device)]
         device: String,
         #[command(flatten)]
         message: PushArgs,
@@ -183,7 +189,8 @@ pub enum PushCommand {
     /// To the devices that are subscribed to a topic
     #[command(after_help = PUSH_EXAMPLES)]
     Topic {
-        /// Topic
+        /// Topic, as devices subscribe to it
+        #[arg(value_parser = topic)]
         topic: String,
         #[command(flatten)]
         message: PushArgs,
@@ -201,7 +208,7 @@ pub struct PushArgs {
     #[command(flatten)]
     pub payload: PayloadArgs,
 
-    /// How long the message is worth delivering: 90s, 15m, 12h, 30d
+    /// How long the message is worth delivering: 90s, 15m, 12h, at most 30d
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = seconds)]
     pub ttl: u32,
 
@@ -217,7 +224,7 @@ pub struct PushArgs {
     #[arg(long, value_name = "KEY")]
     pub collapse_key: Option<String>,
 
-    /// A repeat with the same key is answered with the first message's id
+    /// A repeat with the same key within 24 hours is answered with the first message's id
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
 
@@ -251,6 +258,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct MessageArgs {
     /// Id that the push answered with
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub id: String,
 
     #[command(flatten)]
@@ -263,6 +271,7 @@ pub enum DevicesCommand {
     #[command(after_help = DEVICE_EXAMPLES)]
     Show {
         /// Device, as the app names it
+        #[arg(value_parser = device)]
         device: String,
         #[command(flatten)]
         target: Target,
@@ -297,29 +306,25 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// A mistake in the command line that only shows when it is acted on. Exit code 2.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub &'static str);
-
 /// Runs the program with these arguments, its own name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(args);
-    let Err(error) = run(cli) else { return ExitCode::SUCCESS };
-    if let Some(usage) = error.downcast_ref::<Usage>() {
-        let _ = Cli::command().error(ErrorKind::MissingRequiredArgument, usage).print();
-        return ExitCode::from(2);
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Looked up by hand too, since a wrong command line has no fields.
+    let format = if args.iter().any(|arg| arg == "--json") { Format::Json } else { Format::Human };
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return failure::report_arguments(&error, format),
+    };
+    let format = if cli.json { Format::Json } else { Format::Human };
+    match run(cli.command, format) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error, format),
     }
-    if is_broken_pipe(&error) {
-        return ExitCode::SUCCESS;
-    }
-    eprintln!("hawser: {error:#}");
-    ExitCode::FAILURE
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let format = if cli.json { Format::Json } else { Format::Human };
-    match cli.command {
+fn run(command: Command, format: Format) -> anyhow::Result<()> {
+    match command {
         Command::Completions(args) => completions(args.shell),
         Command::Fleet(args) => args.run(),
         command => {
@@ -371,6 +376,16 @@ fn seconds(text: &str) -> Result<u32, String> {
     count
         .and_then(|count| count.checked_mul(unit_s))
         .ok_or_else(|| "write a time such as 90s, 15m, 12h or 30d".to_owned())
+}
+
+fn device(name: &str) -> Result<String, &'static str> {
+    let good = is_device_name(name).then(|| name.to_owned());
+    good.ok_or("a device has 1 to 64 bytes without control characters")
+}
+
+fn topic(name: &str) -> Result<String, &'static str> {
+    let good = is_topic_name(name).then(|| name.to_owned());
+    good.ok_or("a topic has 1 to 128 bytes without control characters")
 }
 
 #[cfg(test)]

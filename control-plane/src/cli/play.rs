@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Usage;
+use super::failure::Usage;
 use super::out::{self, Format, LiveLine};
 use crate::play::once::{self, Summary};
 use crate::play::system::{Store, System, Victim};
