@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::control_end::ControlEnd;
 use crate::io;
 use crate::kernel_memory::{Cache, Slabs};
-use crate::process::{Broker, Helper, broker_binary, memory};
+use crate::process::{Broker, Helper, memory, sibling};
 use crate::results::Output;
 use crate::spread::Spread;
 
@@ -72,7 +72,7 @@ struct Round {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
-    let binary = broker_binary(arguments.broker.as_deref())?;
+    let binary = sibling(arguments.broker.as_deref(), "hawser-broker")?;
     let connections = arguments.connections;
     let processors = io::processors()?;
     let (server_cpu, client_cpu) = (processors[0], processors[processors.len() - 1]);

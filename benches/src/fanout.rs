@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::connections::Clients;
 use crate::control_end::ControlEnd;
 use crate::io;
-use crate::process::{Broker, Helper, broker_binary, cpu_ns};
+use crate::process::{Broker, Helper, cpu_ns, sibling};
 use crate::results::Output;
 use crate::sink::TOPIC;
 use crate::spread::Spread;
@@ -99,7 +99,7 @@ struct Stage {
 
 impl Stage {
     fn set(arguments: &Arguments) -> anyhow::Result<Stage> {
-        let binary = broker_binary(arguments.broker.as_deref())?;
+        let binary = sibling(arguments.broker.as_deref(), "hawser-broker")?;
         let connections = arguments.connections;
         let processors = io::processors()?;
         let (server_cpu, client_cpu) = (processors[0], processors[processors.len() - 1]);

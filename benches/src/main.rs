@@ -6,6 +6,7 @@
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
 //! | `connections` | what memory does an idle connection take | bare sockets |
 //! | `fanout` | how fast does one message reach all devices | a bare loop of sends |
+//! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
 //! scenario, values. `--json` prints the rows instead of a table.
@@ -34,6 +35,8 @@ mod sink;
 
 mod spread;
 
+mod system;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -54,6 +57,8 @@ enum Command {
     Connections(connections::Arguments),
     /// A group push through the broker beside a bare loop that sends the same bytes
     Fanout(fanout::Arguments),
+    /// The whole system under load, undisturbed and with a kill -9 in the middle
+    System(system::Arguments),
     /// The receiving end of the other benchmarks
     #[command(hide = true)]
     Sink,
@@ -68,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Command::Codec(arguments) => codec::run(&arguments, &output),
         Command::Connections(arguments) => connections::run(&arguments, &output),
         Command::Fanout(arguments) => fanout::run(&arguments, &output),
+        Command::System(arguments) => system::run(&arguments, &output),
         Command::Sink => sink::run(),
         Command::Floor => floor::run(),
     }

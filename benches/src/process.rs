@@ -70,13 +70,13 @@ impl Broker {
     }
 }
 
-/// The broker's binary: beside this program unless said otherwise.
-pub fn broker_binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// A binary beside this program, unless said otherwise.
+pub fn sibling(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.to_owned(),
-        None => std::env::current_exe()?.with_file_name("hawser-broker"),
+        None => std::env::current_exe()?.with_file_name(name),
     };
-    ensure!(path.exists(), "{} does not exist: build it, or give --broker", path.display());
+    ensure!(path.exists(), "{} does not exist: build it, or say where it is", path.display());
     Ok(path)
 }
 

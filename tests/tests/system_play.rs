@@ -4,7 +4,8 @@
 
 use std::process::Command;
 
-use hawser_tests::system::process::{Process, alone, executable};
+use hawser_tests::system::process::{Folder, Process, alone, executable};
+use hawser_tests::system::wait::wait_for;
 use serde_json::Value;
 
 const DEVICES: u64 = 2_000;
@@ -33,6 +34,54 @@ fn a_killed_broker_costs_no_message() {
 fn of_two_control_nodes_one_may_be_killed() {
     let result = play(&["--kill", "control", "--control-nodes", "2"]);
     assert_eq!(result["dropped_connections"], 0, "{result}");
+}
+
+/// What the README tells a newcomer to do, in three terminals.
+#[test]
+fn a_running_play_can_be_pushed_to_and_listened_to() {
+    const SIMULATED: u64 = 60;
+    let _turn = alone();
+    let runtime = Folder::new();
+    let hawser = |line: &[&str]| {
+        let mut command = Command::new(executable("hawser"));
+        command.args(line).env("XDG_RUNTIME_DIR", runtime.path());
+        for name in ["HAWSER_URL", "HAWSER_KEY", "HAWSER_APP"] {
+            command.env_remove(name);
+        }
+        command
+    };
+    let json = |line: &[&str]| -> Value {
+        let output = hawser(line).arg("--json").output().expect("hawser runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "hawser {line:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).expect("it is JSON")
+    };
+    let devices = SIMULATED.to_string();
+    let mut play = Process::start("hawser play", hawser(&["play", "--devices", &devices]));
+    play.line_with("Ctrl-C stops everything");
+
+    let mut tail = Process::start("hawser tail", hawser(&["tail", "--count", "2"]));
+    tail.line_with("connected");
+    let alone = json(&["push", "device", "tail", "--text", "to you alone"]);
+    assert_eq!(alone["online"], true, "{alone}");
+    tail.line_with("to you alone");
+    let to_all = json(&["push", "all", "--text", "to everybody"]);
+    tail.line_with("to everybody");
+    assert_eq!(tail.wait().code(), Some(0));
+
+    // Everybody acknowledges it: the simulated devices, and the tail.
+    let id = to_all["id"].as_str().expect("an id");
+    wait_for("the acknowledgements of all", || {
+        let state = json(&["message", id]);
+        (state["acknowledged"].as_u64() == Some(SIMULATED + 1)).then_some(())
+    });
+    let status = json(&["status"]);
+    assert_eq!(status["store_up"], true, "{status}");
+
+    play.terminate();
+    assert_eq!(play.wait().code(), Some(0));
+    let gone = hawser(&["status"]).output().expect("hawser runs");
+    assert_eq!(gone.status.code(), Some(2), "a play that has ended is not talked to");
 }
 
 fn play(more: &[&str]) -> Value {
