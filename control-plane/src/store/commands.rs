@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use hawser_codec::ids::{AppId, Seq};
+use hawser_kv::command::error::OUTCOME_OPEN;
 use redis::{Pipeline, Value};
 
 use super::Trouble;
@@ -15,9 +16,6 @@ use crate::records::{
     APPS_KEY, APPS_VERSION_KEY, App, ENTRY_FIELD, NewApp, STREAM_PATTERN, count_key,
     parse_stream_key, stream_key, tombstone_key,
 };
-
-/// What hawser-kv's errors say when a write may have been done, or will be.
-const OUTCOME_OPEN: [&str; 2] = ["its outcome is open", "nobody knows"];
 
 /// Appends the commands of an operation, of `ReadApps` those of the first step.
 /// Returns how many there are.
@@ -217,13 +215,10 @@ fn is_conflict(error: &redis::ServerError) -> bool {
 /// other error means that it was not.
 pub fn good(reply: Value) -> Result<Value, Trouble> {
     match reply {
-        Value::ServerError(error) => {
-            let details = error.details().unwrap_or_default();
-            match OUTCOME_OPEN.iter().any(|words| details.contains(words)) {
-                true => Err(Trouble::Open(error.to_string())),
-                false => Err(Trouble::Refused(error.to_string())),
-            }
-        }
+        Value::ServerError(error) => match error.code() {
+            OUTCOME_OPEN => Err(Trouble::Open(error.to_string())),
+            _ => Err(Trouble::Refused(error.to_string())),
+        },
         reply => Ok(reply),
     }
 }
@@ -381,6 +376,21 @@ mod tests {
         assert_eq!(entries(Value::Array(vec![entry])), Ok(vec![(Seq(4), Bytes::from("x"))]));
         assert!(tail(Value::Int(1)).is_err());
         assert!(entries(Value::Array(vec![Value::Array(vec![text("1-0")])])).is_err());
+    }
+
+    #[test]
+    fn only_the_code_says_that_nobody_knows() {
+        let refused = |line: &str| {
+            let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+            good(reply.expect("an error")).expect_err("an error")
+        };
+        let open = refused(&format!("{OUTCOME_OPEN} the disk is full"));
+        assert!(matches!(open, Trouble::Open(_)), "{open:?}");
+        for line in ["IOERR nothing was written", "READONLY nothing was written", "ERR OUTCOMEOPEN"]
+        {
+            let refusal = refused(line);
+            assert!(matches!(refusal, Trouble::Refused(_)), "{refusal:?}");
+        }
     }
 
     #[test]
