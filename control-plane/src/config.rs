@@ -14,14 +14,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hawser_kv::descriptors;
 use serde::{Deserialize, Serialize};
 
+use crate::link;
 use crate::nearest::nearest;
 use crate::secrets::{KeyDigest, LinkKey, SecretError, read_key_file};
+use crate::store;
 
 /// The environment variables that stand in for the two key files.
 pub const LINK_KEY_VARIABLE: &str = "HAWSER_LINK_KEY";
 pub const ADMIN_KEY_VARIABLE: &str = "HAWSER_ADMIN_KEY";
+
+/// Open files for what is counted nowhere else: listeners, standard streams, connections that are
+/// accepted and have no place yet, name resolution.
+const OPEN_FILES_RESERVE: u64 = 64;
 
 /// The configuration as it is written. An empty text means "not set".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,12 +144,53 @@ pub enum ConfigError {
     NoSecret { what: &'static str, key: &'static str, variable: &'static str },
     #[error("{origin}: {source}")]
     BadSecret { origin: String, source: SecretError },
+    #[error(
+        "{needed} open files are needed, with api_connections_max = {connections_max}, but the \
+         limit is {limit}; {}raise the limit (ulimit -Hn, LimitNOFILE=)", lower(*.fit)
+    )]
+    TooFewOpenFiles { needed: u64, connections_max: u64, limit: u64, fit: u64 },
 }
 
 fn did_you_mean(nearest: &Option<&'static str>) -> String {
     match nearest {
         Some(name) => format!("; did you mean {name:?}?"),
         None => "; --print-config shows all keys".into(),
+    }
+}
+
+/// Without a single connection there is more to lower than them.
+fn lower(fit: u64) -> String {
+    match fit {
+        0 => "lower api_connections_max and links_max, or ".into(),
+        fit => format!("set api_connections_max to at most {fit}, or "),
+    }
+}
+
+impl Plan {
+    /// Whether this process, with everything that it may hold at once, fits under a limit of open
+    /// files. At the limit callers and brokers would be locked out, and the embedded store could not
+    /// write.
+    pub fn check_open_files(&self, limit: u64) -> Result<(), ConfigError> {
+        let connections_max = self.api_connections_max as u64;
+        let others = self.open_files_beside_the_api();
+        let needed = connections_max + others;
+        if needed <= limit {
+            return Ok(());
+        }
+        let fit = limit.saturating_sub(others);
+        Err(ConfigError::TooFewOpenFiles { needed, connections_max, limit, fit })
+    }
+
+    fn open_files_beside_the_api(&self) -> u64 {
+        let links = (self.links_max + link::HANDSHAKES_MAX) as u64;
+        let store = store::CONNECTIONS_MAX as u64;
+        OPEN_FILES_RESERVE
+            + links
+            + match self.store {
+                // Both ends of each connection, and the files.
+                StoreAddress::Embedded { .. } => 2 * store + descriptors::needed_without_clients(),
+                StoreAddress::Remote { .. } => store,
+            }
     }
 }
 
@@ -424,6 +472,24 @@ mod tests {
             let message = result.expect_err(expect).to_string();
             assert!(message.contains(expect), "{message:?} should contain {expect:?}");
             assert!(!message.contains('\n'), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_plan_fits_under_the_limit_of_open_files_or_says_what_does() {
+        for store in ["store=embedded", "store=unix:///x"] {
+            let plan = |connections_max: u64| {
+                let connections_max = format!("api_connections_max={connections_max}");
+                load(&[store, &connections_max]).unwrap().plan(variables).unwrap()
+            };
+            let needed = 4096 + plan(1).open_files_beside_the_api();
+            assert!(plan(4096).check_open_files(needed).is_ok());
+            let error = plan(4096).check_open_files(needed - 1).unwrap_err();
+            let ConfigError::TooFewOpenFiles { fit: 4095, .. } = error else { panic!("{error}") };
+            assert!(plan(4095).check_open_files(needed - 1).is_ok());
+            assert!(error.to_string().contains("set api_connections_max to at most 4095"));
+            let message = plan(1).check_open_files(64).unwrap_err().to_string();
+            assert!(message.contains("lower api_connections_max and links_max"), "{message}");
         }
     }
 

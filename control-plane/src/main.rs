@@ -5,9 +5,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use hawser_control::config::Config;
 use hawser_control::server;
+use hawser_kv::descriptors;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -49,6 +51,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let plan = config.plan(|name| std::env::var(name).ok())?;
+    let open_files_max =
+        descriptors::raise_limit().context("cannot raise the limit of open files")?;
+    plan.check_open_files(open_files_max)?;
     let filter = EnvFilter::try_new(&config.log)
         .map_err(|error| anyhow::anyhow!("log = {:?}: {error}", config.log))?;
     if arguments.check_config {

@@ -40,6 +40,8 @@ mod transactions;
 /// Transactions at once. Each holds a connection for three round trips, so their number times what
 /// the store makes durable in one sync is the rate.
 const TRANSACTIONS_MAX: usize = 256;
+/// Connections to the store: writes, reads, and one for each transaction.
+pub const CONNECTIONS_MAX: usize = 2 + TRANSACTIONS_MAX;
 /// Groups of results that may wait for the owner of the node.
 pub const DONE_MAX: usize = 1024;
 /// The pause before a connection is tried again, doubled up to the maximum.

@@ -38,7 +38,7 @@ mod outbox;
 pub use outbox::Outbox;
 
 /// Peers that may be in the handshake at once.
-const HANDSHAKES_MAX: usize = 256;
+pub const HANDSHAKES_MAX: usize = 256;
 /// A shard cuts a link that says nothing for 30 s.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// A shard answers pings, so silence means that the path is gone.

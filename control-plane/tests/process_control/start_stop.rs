@@ -111,6 +111,31 @@ fn a_configuration_can_be_checked_and_printed() {
     check_refused(command(&directory, &["links_max=0"]).arg("--check-config"), "links_max");
 }
 
+/// The command with limits that the shell sets before.
+fn limited(limits: &str, plain: &Command) -> Command {
+    let mut limited = Command::new("bash");
+    limited.args(["-c", &format!("{limits}; exec \"$0\" \"$@\"")]);
+    limited.arg(plain.get_program()).args(plain.get_args());
+    limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
+}
+
+#[test]
+fn open_files_are_made_sure_of_at_the_start() {
+    let directory = Directory::new();
+    let plain = command(&directory, &[]);
+    check_refused(&mut limited("ulimit -n 4096", &plain), "or raise the limit (ulimit -Hn");
+    let small = ["api_connections_max=100", "links_max=100"];
+    let plain = command(&directory, &small);
+    let control =
+        Control::started(&mut limited("ulimit -n 2000; ulimit -Sn 64", &plain), directory);
+    let limits = format!("/proc/{}/limits", control.process.0.id());
+    let limits = std::fs::read_to_string(limits).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3..5], ["2000", "2000"], "{line}");
+}
+
 #[test]
 fn it_stops_when_asked() {
     for signal in ["TERM", "INT"] {
@@ -204,10 +229,7 @@ fn while_the_store_is_away_calls_are_refused_with_a_delay() {
 fn on_a_full_disk_pushes_are_refused_and_nothing_accepted_is_lost() {
     let directory = Directory::new();
     let plain = command(&directory, &[]);
-    let mut limited = Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""]);
-    limited.arg(plain.get_program()).args(plain.get_args());
-    limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut limited = limited("trap '' XFSZ; ulimit -f 4096", &plain);
     let control = Control::started(&mut limited, directory);
     let client = Client::new(&control);
     let key = client.app("shop", json!({"inbox_entries_max": 100_000}));
