@@ -182,8 +182,12 @@ fn sessions_without_heartbeats_end() {
     let broker =
         Broker::start(&["heartbeat_min_s=1", "heartbeat_max_s=1", "heartbeat_margin_ms=100"]);
     let quiet = Device::online(broker.address, "quiet");
+    let mut half = Device::online(broker.address, "half a frame");
+    half.frames.write(&unfinished(OF_A_NEWER_VERSION));
     assert_eq!(quiet.closed().reason, CloseReason::Idle);
-    broker.wait_for_closed(CloseReason::Idle, 1);
+    assert_eq!(half.closed().reason, CloseReason::Idle);
+    broker.wait_for_closed(CloseReason::Idle, 2);
+    broker.wait_for_metric("hawser_broker_partials", 0);
 }
 
 #[test]

@@ -122,6 +122,22 @@ fn a_broker_with_another_key_is_not_believed_nor_is_a_control_node() {
 }
 
 #[test]
+fn a_control_node_of_another_major_version_is_refused() {
+    let control = Control::new(LINK_KEY);
+    let broker = Broker::start_in(Folder::new(), &["shards=1", &control.setting()]);
+    let mut link = control.accept();
+    let mut challenge = Vec::new();
+    to_broker::challenge(&mut challenge, 11, &[4; 32], &[0; 32]);
+    // Type and a length of one byte stand before the major version.
+    assert_eq!(challenge[2], 1);
+    challenge[2] = 2;
+    link.frames.write(&challenge);
+    assert_eq!(link.frames.next(), None);
+    broker.wait_for_metric("hawser_broker_link_refusals_total", 1);
+    assert_eq!(broker.metric("hawser_broker_link_up"), 0);
+}
+
+#[test]
 fn before_the_proof_nothing_but_the_handshake_is_taken() {
     let control = Control::new(LINK_KEY);
     let broker = Broker::start_in(Folder::new(), &["shards=1", &control.setting()]);
