@@ -583,6 +583,21 @@ impl Core {
         }
     }
 
+    /// Whether an answer is the one that is waited for, and its device reads. One that cannot be
+    /// sent is asked for again.
+    fn may_answer_group(&mut self, link: LinkIndex, slot: u32) -> bool {
+        let row = &mut self.rows[slot];
+        if !row.flags.has(Flags::G_PULLING) || row.group_over != self.links.use_of(link) {
+            self.counters.add(Counter::Duplicates, 1);
+            return false;
+        }
+        if row.flags.has(Flags::BLOCKED) {
+            row.flags.set(Flags::G_OWED);
+            return false;
+        }
+        true
+    }
+
     pub(super) fn on_group_entries(
         &mut self,
         link: LinkIndex,
@@ -592,15 +607,10 @@ impl Core {
         entries: &Entries<'_>,
         out: &mut Actions,
     ) {
+        if !self.may_answer_group(link, slot) {
+            return;
+        }
         let row = &mut self.rows[slot];
-        if !row.flags.has(Flags::G_PULLING) || row.group_over != self.links.use_of(link) {
-            self.counters.add(Counter::Duplicates, 1);
-            return;
-        }
-        if row.flags.has(Flags::BLOCKED) {
-            row.flags.set(Flags::G_OWED);
-            return;
-        }
         let position = row.group;
         for entry in entries.iter().filter(|entry| entry.seq > position) {
             let frame = out.write(|bytes| put_push_frame(bytes, &entry));
@@ -632,15 +642,10 @@ impl Core {
         seq: Seq,
         out: &mut Actions,
     ) {
+        if !self.may_answer_group(link, slot) {
+            return;
+        }
         let row = &mut self.rows[slot];
-        if !row.flags.has(Flags::G_PULLING) || row.group_over != self.links.use_of(link) {
-            self.counters.add(Counter::Duplicates, 1);
-            return;
-        }
-        if row.flags.has(Flags::BLOCKED) {
-            row.flags.set(Flags::G_OWED);
-            return;
-        }
         row.group = seq;
         row.flags.clear(Flags::G_PULLING | Flags::G_NOTICED | Flags::G_GREW | Flags::G_AWAKE);
         send(out, slot, &Downlink::Reset { stream: Stream::Group, seq });
