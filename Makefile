@@ -40,4 +40,5 @@ bench: build
 	$(TARGET_DIR)/release/hawser-bench codec
 	$(TARGET_DIR)/release/hawser-bench connections --connections 15000
 	$(TARGET_DIR)/release/hawser-bench fanout --connections 15000 --floor
+	$(TARGET_DIR)/release/hawser-bench instructions
 	$(TARGET_DIR)/release/hawser-bench system

@@ -6,6 +6,7 @@
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
 //! | `connections` | what memory does an idle connection take | bare sockets |
 //! | `fanout` | how fast does one message reach all devices | a bare loop of sends |
+//! | `instructions` | what do the broker's decisions cost, in instructions | the recorded counts |
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
@@ -22,6 +23,8 @@ mod control_end;
 mod fanout;
 
 mod floor;
+
+mod instructions;
 
 mod io;
 
@@ -59,6 +62,11 @@ enum Command {
     Fanout(fanout::Arguments),
     /// The whole system under load, undisturbed and with a kill -9 in the middle
     System(system::Arguments),
+    /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
+    Instructions(instructions::Arguments),
+    /// What `instructions` counts
+    #[command(hide = true)]
+    Counted(instructions::Counted),
     /// The receiving end of the other benchmarks
     #[command(hide = true)]
     Sink,
@@ -74,6 +82,8 @@ fn main() -> anyhow::Result<()> {
         Command::Connections(arguments) => connections::run(&arguments, &output),
         Command::Fanout(arguments) => fanout::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
+        Command::Instructions(arguments) => instructions::run(&arguments, &output),
+        Command::Counted(arguments) => instructions::counted(&arguments),
         Command::Sink => sink::run(),
         Command::Floor => floor::run(),
     }
