@@ -1,6 +1,6 @@
 //! `/metrics` (Prometheus text) and `/health` over the smallest HTTP there is: one request, one
 //! answer, closed. For operators on a private address; it has no authentication and changes nothing.
-//! `/health` answers 503 and why once writes have stopped until a restart.
+//! `/health` answers 503 and why while writes are refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,10 +49,10 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.shutdown().await
 }
 
-/// Writes that have stopped for good are a bad health and not the end of the process: reads still
-/// work, and a restart on a disk that fails is for a person, or the supervisor they set up, to decide.
+/// Writes that are refused, for now or for good, are a bad health and not the end of the process:
+/// reads still work, and a restart on a disk that fails is for a person, or the supervisor they set up, to decide.
 pub fn health(shared: &Shared) -> (&'static str, String) {
-    match shared.stopped() {
+    match shared.trouble() {
         None => ("200 OK", "ok\n".to_string()),
         Some(why) => ("503 Service Unavailable", format!("{why}\n")),
     }

@@ -1,7 +1,7 @@
 //! What every connection and the writer look at. One per server.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use thiserror::Error;
@@ -30,6 +30,7 @@ pub struct Shared {
     pub watches: Watches,
     pub metrics: Metrics,
     stopped: OnceLock<Stopped>,
+    is_behind: AtomicBool,
     started: Instant,
     last_connection: AtomicU64,
 }
@@ -46,6 +47,7 @@ impl Shared {
             watches: Watches::default(),
             metrics: Metrics::default(),
             stopped: OnceLock::new(),
+            is_behind: AtomicBool::new(false),
             started: Instant::now(),
             last_connection: AtomicU64::new(0),
         }
@@ -60,6 +62,19 @@ impl Shared {
 
     pub fn stopped(&self) -> Option<Stopped> {
         self.stopped.get().copied()
+    }
+
+    /// The database does not take what the log has; writes are refused until it does.
+    pub fn set_behind(&self, is_behind: bool) {
+        self.is_behind.store(is_behind, Relaxed);
+    }
+
+    /// Why writes are refused at present.
+    pub fn trouble(&self) -> Option<String> {
+        let behind = "the database does not take a write that is in the log; is its disk full? \
+                      Nothing is lost, and each further write tries again";
+        let stopped = self.stopped().map(|why| why.to_string());
+        stopped.or_else(|| self.is_behind.load(Relaxed).then(|| behind.to_owned()))
     }
 
     pub fn next_connection(&self) -> u64 {
@@ -89,6 +104,7 @@ impl Shared {
                     ("log_groups", metrics.groups.to_string()),
                     ("log_bytes", metrics.log_bytes.to_string()),
                     ("writes_refused", metrics.writes_refused.to_string()),
+                    ("writes_trouble", self.trouble().unwrap_or_default()),
                 ],
             ),
             (

@@ -221,6 +221,7 @@ impl Writer {
             let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
             let is_cleared = overlay.is_cleared();
             self.unapplied = Some(Unapplied { sequence, record, changed, is_cleared });
+            self.shared.set_behind(true);
             return Err(Refusal::NotApplied);
         }
         self.shared.watches.mark(overlay.changed_keys(), overlay.is_cleared());
@@ -237,6 +238,7 @@ impl Writer {
         self.apply(late.sequence, &late.record)?;
         self.shared.watches.mark(late.changed.iter().map(Vec::as_slice), late.is_cleared);
         self.unapplied = None;
+        self.shared.set_behind(false);
         Ok(())
     }
 

@@ -192,9 +192,15 @@ fn a_write_that_the_database_takes_late_breaks_a_watch() {
     assert_eq!(watcher.run(&format!("GET {}", key(number))), Value::Null, "it is not visible yet");
     let refused = writer.run("SET other 1");
     assert!(refused.text().starts_with("IOERR nothing was written"), "{refused:?}");
+    let trouble = |writer: &mut Client| {
+        let info = writer.run("INFO persistence");
+        info.text().contains("writes_trouble:the database does not take")
+    };
+    assert!(trouble(&mut writer));
 
     disk.make_room();
     until("writable", || (!writer.run("DEL other").is_error()).then_some(()));
+    assert!(!trouble(&mut writer));
     let wanted = Value::Bulk(value(number).into_bytes());
     assert_eq!(writer.run(&format!("GET {}", key(number))), wanted);
     watcher.send(&encode(&["MULTI"]));
