@@ -98,17 +98,23 @@ impl Core {
         let row = &mut self.rows[slot];
         row.sent = from;
         row.latest = row.latest.max(from);
-        if row.flags.has(Flags::PULLING) {
+        if self.waits_for_answer(slot) {
             // A session has one pull under way, however often it asks: the answer is good for it.
-            row.flags.set(Flags::ASKED);
             self.take_ack(slot, from);
             self.counters.add(Counter::PullsMerged, 1);
         } else {
             // The pull acknowledges what it starts from.
             self.raise_acked(slot, from);
             self.pull_inbox(slot);
-            self.rows[slot].flags.set(Flags::ASKED);
         }
+        self.rows[slot].flags.set(Flags::ASKED);
+    }
+
+    /// Whether a pull is under way on a link that is up, or is to follow when the socket drains.
+    pub(super) fn waits_for_answer(&self, slot: u32) -> bool {
+        let row = &self.rows[slot];
+        let is_asked = row.flags.has(Flags::OWED) || self.links.is_in_use(row.inbox_over);
+        row.flags.has(Flags::PULLING) && is_asked
     }
 
     /// Asks a control node for what the session lacks. Without a link the flag remains, and the
@@ -204,6 +210,10 @@ impl Core {
             row.flags.clear(Flags::AWAKE | Flags::NOTICED);
         }
         if !is_late {
+            if was_asked && upto < before {
+                // The device has more than there is, or than there was: let the store say which.
+                row.flags.set(Flags::AGAIN);
+            }
             self.end_pull(slot, more);
         }
     }

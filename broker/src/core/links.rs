@@ -42,13 +42,20 @@ struct Link {
     up: bool,
     /// Tells this use of the link from earlier ones and from those of other links; never 0.
     used: u16,
-    /// The next slot of the walk over all sessions.
-    walk: Option<u32>,
+    walk: Option<Walk>,
     /// When the walk went on last.
     walked_ms: u64,
     /// Sessions whose inbox pull is outstanding over this use of the link.
     waiting: u32,
     out: Outgoing,
+}
+
+/// A round over all slots. One that is to begin again goes on where it is, for a whole round: if
+/// links came and went faster than it takes, slots at the end would otherwise never be visited.
+#[derive(Clone, Copy)]
+struct Walk {
+    next: u32,
+    left: u32,
 }
 
 /// What is collected for a link in one turn.
@@ -92,7 +99,17 @@ impl Links {
         self.links[index.0 as usize].used
     }
 
-    fn is_in_use(&self, used: u16) -> bool {
+    /// A number that no link which is up has, also after 65,535 uses.
+    fn next_use(&mut self) -> u16 {
+        loop {
+            self.uses = self.uses.checked_add(1).unwrap_or(1);
+            if !self.is_in_use(self.uses) {
+                return self.uses;
+            }
+        }
+    }
+
+    pub fn is_in_use(&self, used: u16) -> bool {
         self.links.iter().any(|link| link.up && link.used == used)
     }
 
@@ -117,7 +134,7 @@ impl Links {
     /// A session no longer waits for an answer over this use of a link; 0 is none.
     pub fn pull_is_over(&mut self, used: u16) {
         if let Some(link) = self.links.iter_mut().find(|link| link.up && link.used == used) {
-            link.waiting -= 1;
+            link.waiting = link.waiting.checked_sub(1).expect("bounded: every pull is counted");
         }
     }
 
@@ -145,7 +162,7 @@ impl Links {
     /// Slots that walks have still to visit.
     pub fn walk_left(&self, slots: u32) -> u64 {
         let walks = self.links.iter().filter_map(|link| link.walk);
-        walks.map(|at| u64::from(slots.saturating_sub(at))).sum()
+        walks.map(|walk| u64::from(walk.left.min(slots))).sum()
     }
 
     /// When the links need a turn.
@@ -208,14 +225,13 @@ impl Outgoing {
 
 impl Core {
     pub(super) fn on_link_up(&mut self, index: LinkIndex) {
-        self.links.uses = self.links.uses.checked_add(1).unwrap_or(1);
-        let used = self.links.uses;
+        let used = self.links.next_use();
         let link = self.links.link(index);
         assert!(!link.up, "a link comes up once");
         link.up = true;
         link.used = used;
         link.waiting = 0;
-        link.walk = Some(0);
+        link.walk = Some(Walk { next: 0, left: self.slots_end });
         self.fetch_after_link_change(None);
     }
 
@@ -231,7 +247,10 @@ impl Core {
         if let Some(left) = self.links.preferred()
             && !self.bug(SeededBug::NoPullAfterLinkLoss)
         {
-            self.links.link(left).walk = Some(0);
+            let round = self.slots_end;
+            let link = self.links.link(left);
+            let next = link.walk.map_or(0, |walk| walk.next);
+            link.walk = Some(Walk { next, left: round });
         }
         self.fetch_after_link_change(Some(index));
     }
@@ -240,12 +259,18 @@ impl Core {
     pub(super) fn walk(&mut self, now: Now) {
         let window = self.config.announce_budget;
         for index in (0..self.config.links).map(LinkIndex) {
-            let Some(first) = self.links.link(index).walk else { continue };
-            let end = self.slots_end.min(first + self.links.link(index).allowance(window, now));
-            for slot in first..end {
-                self.announce_again(index, slot);
+            let link = self.links.link(index);
+            let Some(Walk { mut next, left }) = link.walk else { continue };
+            let visits = left.min(link.allowance(window, now));
+            for _ in 0..visits {
+                if next >= self.slots_end {
+                    next = 0;
+                }
+                self.announce_again(index, next);
+                next += 1;
             }
-            self.links.link(index).walk = (end < self.slots_end).then_some(end);
+            let left = left - visits;
+            self.links.link(index).walk = (left > 0).then_some(Walk { next, left });
         }
     }
 

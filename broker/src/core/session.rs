@@ -133,14 +133,15 @@ impl Core {
             Uplink::Subscribe { topic } => {
                 let row = &mut self.rows[slot];
                 let CoreConfig { topics_max, topics_bytes_max, .. } = self.config;
-                if self.topics.bytes() >= topics_bytes_max {
-                    self.counters.add(Counter::TopicsRefused, 1);
-                    return self.close(slot, CloseReason::Overload, out);
-                }
-                match self.topics.join(&mut row.topics, slot, row.app, topic, topics_max) {
+                let (list, app) = (&mut row.topics, row.app);
+                match self.topics.join(list, slot, app, topic, topics_max, topics_bytes_max) {
                     Joined::New => self.joined_topic(slot, now, out),
                     Joined::Already => {}
                     Joined::TooMany => return self.close(slot, CloseReason::TooManyTopics, out),
+                    Joined::NoRoom => {
+                        self.counters.add(Counter::TopicsRefused, 1);
+                        return self.close(slot, CloseReason::Overload, out);
+                    }
                 }
                 return self.hear(slot, now);
             }
@@ -225,9 +226,7 @@ impl Core {
             send(out, slot, &Downlink::Pong);
         }
         let links_up = self.links.up();
-        if (1..self.config.links as usize).contains(&links_up)
-            && !self.rows[slot].flags.has(Flags::PULLING)
-        {
+        if (1..self.config.links as usize).contains(&links_up) && !self.waits_for_answer(slot) {
             // A node that this shard has no link to may have stored something.
             self.pull_inbox(slot);
         }

@@ -75,6 +75,8 @@ pub(super) enum Joined {
     New,
     Already,
     TooMany,
+    /// All topics together take what they may.
+    NoRoom,
 }
 
 impl Topics {
@@ -99,6 +101,7 @@ impl Topics {
         app: u16,
         id: TopicId,
         topics_max: u32,
+        bytes_max: usize,
     ) -> Joined {
         let topic = self.find(app, id);
         let mut count = 0;
@@ -112,6 +115,9 @@ impl Topics {
         }
         if count >= topics_max {
             return Joined::TooMany;
+        }
+        if self.bytes() >= bytes_max {
+            return Joined::NoRoom;
         }
         let topic = topic.unwrap_or_else(|| self.add_topic(app, id));
         let membership = self.take_membership();
@@ -187,14 +193,13 @@ impl Topics {
         self.members
     }
 
-    /// Memory taken, with the allocator's rounding of small lists left out.
+    /// Memory in use. Tables double when they grow and keep what they have had, so that the process
+    /// may hold twice the most that this ever was.
     pub fn bytes(&self) -> usize {
         // A byte of control beside each bucket; a table is at most seven eighths full.
-        let bucket = size_of::<((u16, u64), u32)>() + 1;
-        self.topics.capacity() * size_of::<Topic>()
-            + self.free_topics.capacity() * size_of::<u32>()
-            + self.index.capacity() * bucket * 8 / 7
-            + self.memberships.bytes()
+        let bucket = (size_of::<((u16, u64), u32)>() + 1) * 8 / 7;
+        self.index.len() * (size_of::<Topic>() + bucket)
+            + self.members as usize * size_of::<Membership>()
             + self.room * size_of::<Member>()
     }
 
@@ -349,7 +354,7 @@ mod tests {
                         };
                         let id = TopicId(topic);
                         let list = &mut first[slot as usize];
-                        prop_assert_eq!(topics.join(list, slot, app(slot), id, TOPICS_MAX), expect);
+                        prop_assert_eq!(topics.join(list, slot, app(slot), id, TOPICS_MAX, usize::MAX), expect);
                     }
                     Step::Leave { slot, topic } => {
                         let was = oracle.entry(slot).or_default().remove(&topic);

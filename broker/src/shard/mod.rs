@@ -42,9 +42,11 @@ const RECEIVES_PER_SUBMIT: usize = 512;
 /// the others.
 const RECEIVE_ROUNDS: usize = 8;
 
-/// A turn that comes so late after its deadline was kept from running. Until all input is read, nobody
-/// is taken for silent.
+/// A turn that comes so late after its deadline was kept from running. Until all input is read,
+/// nobody is taken for silent,
 const BEHIND_MS: u64 = 1_000;
+/// but a load that never lets all input be read must not keep timers from running.
+const BEHIND_MAX_MS: u64 = 10_000;
 
 /// What a shard must know. Plain values; the configuration file is `config.rs`.
 #[derive(Clone, Debug)]
@@ -121,8 +123,9 @@ pub struct Shard<I: Io> {
     links_to_cut: Vec<(u8, CloseReason)>,
     receives_queued: bool,
 
-    /// The thread was stopped for a while, and what came meanwhile is not read yet.
-    is_behind: bool,
+    /// The thread was stopped for a while; what came meanwhile is read until this time or until
+    /// nothing is left.
+    behind_until_ms: u64,
     accepts: u32,
     accept: Accept,
     drain: Drain,
@@ -153,11 +156,14 @@ impl<I: Io> Shard<I> {
         let due_ms = self.deadline_ms();
         self.io.wait(self.sleep_ms());
         self.now = self.io.now();
-        self.is_behind |= due_ms.is_some_and(|due_ms| self.now.mono_ms > due_ms + BEHIND_MS);
+        if due_ms.is_some_and(|due_ms| self.now.mono_ms > due_ms + BEHIND_MS) {
+            self.behind_until_ms = self.now.mono_ms + BEHIND_MAX_MS;
+        }
 
         // Input. The core hears everything before it acts on anything.
-        self.take_completions();
-        self.is_behind &= !self.to_receive.is_empty() || self.receives_queued;
+        if self.take_completions() {
+            self.behind_until_ms = 0;
+        }
         self.drain_held();
         self.take_commands();
         self.links_on_time();
@@ -179,14 +185,14 @@ impl<I: Io> Shard<I> {
     }
 
     /// Takes completions and receives what became readable, until nothing is left or the turn has
-    /// had its rounds. What is left then comes first in the next turn.
-    fn take_completions(&mut self) {
+    /// had its rounds. What is left then comes first in the next turn. Returns whether nothing is.
+    fn take_completions(&mut self) -> bool {
         for _ in 0..RECEIVE_ROUNDS {
             while let Some(completion) = self.io.next() {
                 self.on_completion(completion);
             }
             if self.to_receive.is_empty() && !self.receives_queued {
-                return;
+                return true;
             }
             self.receives_queued = false;
             for _ in 0..self.to_receive.len().min(RECEIVES_PER_SUBMIT) {
@@ -195,6 +201,7 @@ impl<I: Io> Shard<I> {
             }
             self.io.submit();
         }
+        false
     }
 
     fn on_completion(&mut self, completion: Completion) {
@@ -319,7 +326,7 @@ impl<I: Io> Shard<I> {
             after_flush: Vec::new(),
             links_to_cut: Vec::new(),
             receives_queued: false,
-            is_behind: false,
+            behind_until_ms: 0,
             accepts: 0,
             accept: Accept::On,
             drain: Drain::No,
@@ -376,7 +383,7 @@ impl<I: Io> Shard<I> {
     fn gauges(&self) -> Gauges {
         Gauges {
             memory_low: self.mailbox.memory_low(),
-            is_behind: self.is_behind,
+            is_behind: self.now.mono_ms < self.behind_until_ms,
             outbox_bytes: self.outbox.held_bytes() as u64,
         }
     }

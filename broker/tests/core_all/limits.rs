@@ -46,8 +46,16 @@ fn memory_of_topics() {
     let all = fill(1 << 20);
     assert_eq!((all.core.counters().get(Counter::Topics), refused(&all)), (240, 0));
     assert_eq!(refused(&fill(bytes(&all))), 0, "at the limit");
-    // The last topic has room for four members of 8 bytes.
-    assert_eq!(refused(&fill(bytes(&all) - 32)), 1, "one past it");
+    // All take the same.
+    let limit = bytes(&all) / 240 * 239;
+    assert_eq!(refused(&fill(limit)), 1, "one past it");
+
+    // Who is in a topic may say so again, and who leaves makes room.
+    let mut full = fill(bytes(&all));
+    assert_eq!(full.run("sub 59 239"), "");
+    assert_eq!(full.run("unsub 59 239; sub 59 1000"), "");
+    full.run("start 60 late");
+    assert!(full.run("sub 60 1001").contains("60:close overload"));
 }
 
 #[test]

@@ -217,6 +217,21 @@ rules! {
         "entries 0 0" => "L0>pull 0@0",
         "entries 0 1 1=a" => "0<push 1 a; 0<caught inbox 1",
     }
+    "a pull whose link is lost is asked anew when the device asks" {
+        "up 0; up 1; start 0 anna; entries 0 0; deliver 0 3 c; pull 0 inbox 0" => "*",
+        "down 1" => "L0>announce 0=0",
+        "pull 0 inbox 0" => "",
+        "entries 0 0" => "0<caught inbox 0; L0>pull 0@0",
+        "down 0; pull 0 inbox 0" => "",
+        "up 1" => "L1>announce 0=0; L1>pull 0@0",
+    }
+    "an answer that ends before the device's position is followed by another pull" {
+        "up 0; up 1; start 0 anna; entries 0 3; deliver 0 4 d; deliver 0 5 e" => "*",
+        "down 1; up 1" => "*",
+        "pull 0 inbox 5" => "L0>ack 5",
+        "via entries 0 4" => "0<caught inbox 5; L0>pull 0@5",
+        "reset 0 4" => "0<reset inbox 4",
+    }
     "a group position beyond the end of the log is reset" {
         "up 0; up 1; start 0 anna group=9; entries 0 0; gcursor 4; pull 0 group 9" => "*",
         "greset 0 4" => "0<reset group 4",

@@ -139,7 +139,12 @@ async fn attend(
             biased;
             _ = poll_fn(|context| connection.poll_without_shutdown(context)) => break None,
             why = place.overdue(timer.as_mut()) => break Some(why),
-            () = place.leave.notified() => break Some(CutOff::MadeRoom),
+            () = place.leave.notified() => {
+                if !place.doing().has_key {
+                    break Some(CutOff::MadeRoom);
+                }
+                place.places.stays.notify_one();
+            }
             _ = stopping.changed(), if !asked_to_end => {
                 Pin::new(&mut connection).graceful_shutdown();
                 asked_to_end = true;
@@ -180,6 +185,7 @@ impl Arrival {
 
     /// The connection has shown a valid key, and keeps its place from now on.
     pub fn came_with_a_key(&self) {
+        self.place.doing().has_key = true;
         self.place.places.strangers().remove(&self.place.number);
     }
 }
@@ -191,26 +197,35 @@ struct Places {
     permits: Arc<Semaphore>,
     /// Asks the connections to leave that have shown no valid key so far, the oldest first.
     strangers: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    /// One that was asked to leave has shown its key in the meantime, and stays.
+    stays: Notify,
     metrics: Arc<Metrics>,
 }
 
 impl Places {
     fn new(limits: Limits, metrics: Arc<Metrics>) -> Places {
         let permits = Arc::new(Semaphore::new(limits.connections_max));
-        Places { limits, permits, strangers: Mutex::default(), metrics }
+        Places { limits, permits, strangers: Mutex::default(), stays: Notify::new(), metrics }
     }
 
     /// Room for one more connection. Only the listener asks, so nobody else takes the place of the
     /// stranger that leaves.
     async fn room(&self) -> OwnedSemaphorePermit {
-        let permits = self.permits.clone();
-        if let Ok(permit) = permits.clone().try_acquire_owned() {
-            return permit;
+        loop {
+            if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+                return permit;
+            }
+            let asked = self.strangers().pop_first();
+            if let Some((_, leave)) = &asked {
+                leave.notify_one();
+            }
+            tokio::select! {
+                permit = self.permits.clone().acquire_owned() => {
+                    return permit.expect("the semaphore is never closed");
+                }
+                () = self.stays.notified(), if asked.is_some() => {}
+            }
         }
-        if let Some((_, leave)) = self.strangers().pop_first() {
-            leave.notify_one();
-        }
-        permits.acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn strangers(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
@@ -233,6 +248,8 @@ struct Doing {
     phase: Phase,
     /// The body of the last request was not read to its end.
     body_left: bool,
+    /// A request came with a valid key.
+    has_key: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -255,6 +272,7 @@ impl Place {
             doing: Mutex::new(Doing {
                 phase: Phase::Waiting { until: Instant::now() + IDLE_MAX },
                 body_left: false,
+                has_key: false,
             }),
             _permit: permit,
         })
@@ -279,7 +297,7 @@ impl Place {
             Phase::Head { until } => until,
             _ => self.timeout(),
         };
-        *doing = Doing { phase: Phase::Handled, body_left: !is_whole };
+        (doing.phase, doing.body_left) = (Phase::Handled, !is_whole);
         Arrival { whole_by, place: self.clone() }
     }
 
