@@ -102,6 +102,22 @@ pub fn judge_healed(world: &mut World) {
     }
 }
 
+/// What was accepted before a node died does not wait for a heartbeat.
+pub fn heard_promptly(world: &World, first: usize, died_ms: u64) {
+    for message in &world.ledger.messages[first..] {
+        let Target::Device(place) = message.target else { continue };
+        let online =
+            world.applications.iter().any(|app| app.identity == place && app.session.is_online());
+        let accepted = matches!(message.fate, Fate::Accepted { .. });
+        let promised = accepted && message.accepted_ms <= died_ms;
+        assert!(
+            !(promised && online) || message.heard > 0,
+            "accounted-push: message {} still waits after a node died",
+            message.number
+        );
+    }
+}
+
 /// A when-awake message waits for its device's next heartbeat, and no longer.
 pub fn released_by_heartbeats(world: &mut World, first: u32, since_ms: u64) {
     for app in &world.applications {

@@ -39,6 +39,8 @@ use super::workload::{self, Deed};
 const HEALING_MS: u64 = 60_000;
 const CALM_MS: u64 = 15_000;
 const QUIET_MS: u64 = 8_000;
+/// Shorter than a heartbeat, which would find by itself what a lost link has left behind.
+const PROMPT_MS: u64 = 1_500;
 /// By then every sender of a healed world knows what became of its message.
 const ANSWERED_MS: u64 = 120_000;
 /// From a heartbeat to what it released.
@@ -240,6 +242,7 @@ impl World {
         if self.scenario.nodes < 2 {
             return;
         }
+        let first = self.ledger.messages.len();
         for place in 0..self.identities.len() {
             let bytes = INLINE_BYTES_MAX + 1;
             let app = self.identities[place].app;
@@ -249,6 +252,8 @@ impl World {
         let soon_ms = self.trace.now_ms + self.random.between(5, 80);
         self.run_until(soon_ms);
         self.controls.kill(victim, &mut self.brokers, false, &mut self.trace);
+        self.run_until(soon_ms + PROMPT_MS);
+        oracles::heard_promptly(self, first, soon_ms);
     }
 
     /// One message to every device, every topic and every app.
