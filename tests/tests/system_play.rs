@@ -65,6 +65,11 @@ fn a_running_play_can_be_pushed_to_and_listened_to() {
     let alone = json(&["push", "device", "tail", "--text", "to you alone"]);
     assert_eq!(alone["online"], true, "{alone}");
     tail.line_with("to you alone");
+    // Who connects for the first time after a group message does not get it.
+    wait_for("the whole fleet", || {
+        let sessions = json(&["status"])["sessions"].as_u64();
+        (sessions == Some(SIMULATED + 1)).then_some(())
+    });
     let to_all = json(&["push", "all", "--text", "to everybody"]);
     tail.line_with("to everybody");
     assert_eq!(tail.wait().code(), Some(0));

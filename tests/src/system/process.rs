@@ -61,19 +61,28 @@ impl Process {
 
     /// The first line that contains `text`.
     pub fn line_with(&mut self, text: &str) -> String {
-        let output = self.output.clone();
         let what = format!("{text:?} of {}", self.name);
         wait_for(&what, || {
-            let lines = lines(&output);
+            // Of a child that has ended, the last words are read before they are judged.
+            let ended = self.child.try_wait().expect("it is our child");
+            if ended.is_some() {
+                self.read_to_the_end();
+            }
+            let lines = lines(&self.output);
             if let Some(line) = lines.iter().find(|line| line.contains(text)) {
                 return Some(line.clone());
             }
-            let ended = self.child.try_wait().expect("it is our child");
             if let Some(status) = ended {
                 panic!("{} ended with {status} before {text:?}:\n{}", self.name, lines.join("\n"));
             }
             None
         })
+    }
+
+    fn read_to_the_end(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().expect("readers do not panic");
+        }
     }
 
     /// Ends it at once, as a crash does.
@@ -97,9 +106,7 @@ impl Process {
     /// Waits for a child that has a deadline of its own, and for the last of its words.
     pub fn wait_long(&mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().expect("it is our child");
-        for reader in self.readers.drain(..) {
-            reader.join().expect("readers do not panic");
-        }
+        self.read_to_the_end();
         (status, self.output())
     }
 }
