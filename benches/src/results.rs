@@ -54,11 +54,10 @@ impl Output {
     }
 }
 
-/// The commit that is checked out where this was built, with a plus if files differ from it.
+/// The commit that is checked out where this runs, with a plus if files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
-            .args(["-C", env!("CARGO_MANIFEST_DIR")])
             .args(arguments)
             .output()
             .ok()

@@ -16,7 +16,7 @@ type Counts = BTreeMap<String, u64>;
 #[test]
 fn golden_instruction_counts() {
     let counted = count();
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
+    let path = PathBuf::from("instructions.json");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         let text = serde_json::to_string_pretty(&counted).unwrap() + "\n";
         std::fs::write(&path, text).unwrap();

@@ -160,5 +160,5 @@ fn inputs(target: &str) -> Vec<PathBuf> {
 }
 
 fn corpus(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target)
+    Path::new("../tests/fuzz/corpus").join(target)
 }

@@ -1,7 +1,7 @@
 //! The help of every command, held to the files in `golden/help`. `UPDATE_GOLDEN=1` rewrites them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::CommandFactory;
@@ -9,7 +9,7 @@ use hawser_control::cli::Cli;
 
 #[test]
 fn help_is_golden() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
+    let directory = PathBuf::from("tests/golden/help");
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut paths = Vec::new();
     visible(&Cli::command(), &mut Vec::new(), &mut paths);

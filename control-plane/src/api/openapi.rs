@@ -55,7 +55,7 @@ mod tests {
     /// `UPDATE_GOLDEN=1` rewrites the file after an intended change.
     #[test]
     fn golden_openapi_document() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let path = "openapi.json";
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(path, document()).unwrap();
         }
