@@ -215,7 +215,7 @@ fn report(
             "bytes_percent": bytes_percent,
         },
     });
-    output.row("codec", scenario, values)?;
+    output.row("codec", scenario, None, values)?;
     if output.json {
         return Ok(());
     }

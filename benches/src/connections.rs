@@ -78,7 +78,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let (server_cpu, client_cpu) = (processors[0], processors[processors.len() - 1]);
     let mut clients = Clients::start(connections, client_cpu)?;
 
-    let mut rounds = Vec::new();
+    let (mut rounds, mut plan_hash) = (Vec::new(), None);
     for _ in 0..arguments.rounds {
         let mut bare_end = Helper::start("floor", server_cpu)?;
         let address = bare_end.hear("ready")?;
@@ -102,6 +102,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         let full = memory(broker.id())?;
         let with_broker = settled()?.per_connection(&before, connections);
         clients.close("broker")?;
+        plan_hash = Some(broker.plan_hash.clone());
         drop(broker);
         wait_for_sockets(&before)?;
 
@@ -115,7 +116,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
             empty_anonymous: empty.anonymous as f64,
         });
     }
-    report(arguments, &rounds, output)
+    report(arguments, plan_hash.as_deref(), &rounds, output)
 }
 
 /// The client processes, which share the connections.
@@ -211,7 +212,12 @@ struct Row {
     server: f64,
 }
 
-fn report(arguments: &Arguments, rounds: &[Round], output: &Output) -> anyhow::Result<()> {
+fn report(
+    arguments: &Arguments,
+    plan_hash: Option<&str>,
+    rounds: &[Round],
+    output: &Output,
+) -> anyhow::Result<()> {
     let rows = rows(rounds);
     let kernel: f64 = rows.iter().map(|row| row.server).sum();
     let anonymous = Spread::of(rounds.iter().map(|round| round.anonymous));
@@ -230,7 +236,8 @@ fn report(arguments: &Arguments, rounds: &[Round], output: &Output) -> anyhow::R
         "kernel_percent_of_prototype": kernel_percent,
         "kernel_by_cache": by_cache,
     });
-    output.row("connections", &format!("{} idle", arguments.connections), values)?;
+    let scenario = format!("{} idle", arguments.connections);
+    output.row("connections", &scenario, plan_hash, values)?;
     if output.json {
         return Ok(());
     }

@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
             bare.push(stage.bare()?);
         }
     }
-    report(arguments, &through_broker, &bare, output)
+    report(arguments, &stage.broker.plan_hash, &through_broker, &bare, output)
 }
 
 /// Both ends with all their connections.
@@ -168,6 +168,7 @@ impl Stage {
 
 fn report(
     arguments: &Arguments,
+    plan_hash: &str,
     through_broker: &[Measured],
     bare: &[Measured],
     output: &Output,
@@ -210,7 +211,8 @@ fn report(
             );
         }
     }
-    output.row("fanout", &format!("{} devices", arguments.connections), values)
+    let scenario = format!("{} devices", arguments.connections);
+    output.row("fanout", &scenario, Some(plan_hash), values)
 }
 
 fn print_side(name: &str, rate: Spread, cpu_ns: Spread) {

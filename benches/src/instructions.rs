@@ -26,7 +26,7 @@ use hawser_codec::limits::{LINK_BODY_BYTES_MAX, UPLINK_BODY_BYTES_MAX};
 use hawser_codec::link::{AppKeys, Entry, EntryFlags, Keys, ToBroker, VerifyKey, to_broker};
 use hawser_codec::ticket::{Algorithm, SIGNATURE_CONTEXT, Ticket};
 use hmac::{Hmac, Mac};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sha2::Sha256;
 
 use crate::results::Output;
@@ -86,7 +86,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         }
         counts.insert(name, Value::from(each));
     }
-    output.row("instructions", "core and codec", json!({ "instructions": counts }))
+    output.row("instructions", "core and codec", None, Value::Object(counts))
 }
 
 /// Instructions of a whole run of this program.

@@ -10,7 +10,7 @@
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
-//! scenario, values. `--json` prints the rows instead of a table.
+//! scenario, values. `--json` prints the last row's values instead of a table.
 
 use clap::{Parser, Subcommand};
 
@@ -77,7 +77,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let Arguments { command, output } = Arguments::parse();
-    match command {
+    let done = match command {
         Command::Codec(arguments) => codec::run(&arguments, &output),
         Command::Connections(arguments) => connections::run(&arguments, &output),
         Command::Fanout(arguments) => fanout::run(&arguments, &output),
@@ -86,5 +86,7 @@ fn main() -> anyhow::Result<()> {
         Command::Counted(arguments) => instructions::counted(&arguments),
         Command::Sink => sink::run(),
         Command::Floor => floor::run(),
-    }
+    };
+    output.finish();
+    done
 }

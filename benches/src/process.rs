@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use crate::control_end::LINK_KEY;
 use crate::io;
+use crate::results::plan_hash;
 
 /// A process that is ended, and waited for, with its owner.
 struct Owned(Child);
@@ -28,6 +29,7 @@ pub struct Broker {
     /// Held open: the broker would otherwise write to a closed pipe.
     _stdout: BufReader<ChildStdout>,
     pub address: SocketAddr,
+    pub plan_hash: String,
 }
 
 impl Broker {
@@ -53,6 +55,7 @@ impl Broker {
         ] {
             command.arg("--set").arg(setting);
         }
+        let plan_hash = checked_plan_hash(&command)?;
         let mut process = Owned(spawn_on(&mut command, processor)?);
         let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         let mut line = String::new();
@@ -62,12 +65,24 @@ impl Broker {
             .nth(3)
             .and_then(|address| address.parse().ok())
             .with_context(|| format!("{} did not get ready: {line:?}", binary.display()))?;
-        Ok(Broker { process, _stdout: stdout, address })
+        Ok(Broker { process, _stdout: stdout, address, plan_hash })
     }
 
     pub fn id(&self) -> u32 {
         self.process.0.id()
     }
+}
+
+/// The hash of the plan with which this command would start a broker.
+fn checked_plan_hash(broker: &Command) -> anyhow::Result<String> {
+    let mut check = Command::new(broker.get_program());
+    check.args(broker.get_args()).arg("--check-config");
+    check.envs(broker.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let checked = check
+        .output()
+        .with_context(|| format!("cannot start {}", broker.get_program().to_string_lossy()))?;
+    ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr).trim());
+    Ok(plan_hash(&String::from_utf8_lossy(&checked.stdout)))
 }
 
 /// A binary beside this program, unless said otherwise.

@@ -77,6 +77,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         output.row(
             "system",
             &format!("{devices} devices, {messages} messages, {name}"),
+            None,
             summary,
         )?;
         ensure!(is_ok, "{name}: the run found something wrong; see above");

@@ -64,8 +64,10 @@ fn count() -> Counts {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let counts: Counts = serde_json::from_value(row["values"]["instructions"].clone()).unwrap();
+    let mut row: serde_json::Map<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(row.remove("benchmark"), Some(Value::from("instructions")));
+    assert!(row.remove("scenario").is_some());
+    let counts: Counts = serde_json::from_value(Value::Object(row)).unwrap();
     // A step that cost nothing was not run.
     assert!(counts.len() == 6 && counts.values().all(|&count| count > 50), "{counts:?}");
     counts
