@@ -9,7 +9,7 @@
 //! ```
 //!
 //! It owns no socket, no clock and no buffer. The caller passes bytes, the time, and a buffer to
-//! write to; a session is 56 bytes, so that one process can hold millions.
+//! write to; a session is 48 bytes, so that one process can hold millions.
 //!
 //! What it promises to the application:
 //! - each inbox entry and each group entry is reported once, in order: an entry at or below the
@@ -122,7 +122,10 @@ enum Phase {
 /// One device's session.
 #[derive(Clone, Debug)]
 pub struct Session {
-    positions: Positions,
+    epoch: Epoch,
+    inbox: Seq,
+    /// Meaningful once the session `has_group`.
+    group: Seq,
     deadline_ms: u64,
     /// The server's delay for the next reconnect; 0: none given.
     retry_after_ms: u32,
@@ -132,18 +135,22 @@ pub struct Session {
     /// Reconnects since the last welcome.
     attempt: u8,
     phase: Phase,
+    has_group: bool,
     pulling_inbox: bool,
     pulling_group: bool,
     ready: bool,
 }
 
-const _: () = assert!(std::mem::size_of::<Session>() <= 64);
+const _: () = assert!(std::mem::size_of::<Session>() <= 48);
 
 impl Session {
     /// A session that dials at once. `seed` should differ between devices.
     pub fn new(positions: Positions, seed: u32, now_ms: u64) -> Session {
         Session {
-            positions,
+            epoch: positions.epoch,
+            inbox: positions.inbox,
+            group: positions.group.unwrap_or_default(),
+            has_group: positions.group.is_some(),
             deadline_ms: now_ms,
             retry_after_ms: 0,
             seed,
@@ -157,7 +164,15 @@ impl Session {
     }
 
     pub fn positions(&self) -> Positions {
-        self.positions
+        Positions { epoch: self.epoch, inbox: self.inbox, group: self.group() }
+    }
+
+    fn group(&self) -> Option<Seq> {
+        self.has_group.then_some(self.group)
+    }
+
+    fn place_group(&mut self, seq: Seq) {
+        (self.group, self.has_group) = (seq, true);
     }
 
     /// Whether the broker has accepted the session and it has not ended.
@@ -203,9 +218,9 @@ impl Session {
             minor: MINOR,
             heartbeat_s: profile.heartbeat_s,
             network: profile.network,
-            last_epoch: self.positions.epoch,
-            inbox: self.positions.inbox,
-            group: self.positions.group,
+            last_epoch: self.epoch,
+            inbox: self.inbox,
+            group: self.group(),
             ticket: profile.ticket,
         };
         Uplink::Connect(connect).encode(out);
@@ -270,14 +285,14 @@ impl Session {
             Downlink::Pong => on_event(Event::Pong),
             Downlink::Welcome(welcome) => self.on_welcome(welcome, now_ms, out, on_event),
             Downlink::Push { seq, payload } => {
-                if seq > self.positions.inbox {
-                    self.positions.inbox = seq;
+                if seq > self.inbox {
+                    self.inbox = seq;
                     let (stream, source) = (Stream::Inbox, Source::Device);
                     on_event(Event::Message { stream, seq, source, payload });
                 } else {
                     on_event(Event::Repeat { stream: Stream::Inbox, seq });
                 }
-                *inbox_ack = Some(self.positions.inbox);
+                *inbox_ack = Some(self.inbox);
             }
             Downlink::Broadcast { seq, payload } => {
                 self.on_group(seq, Source::App, payload, out, on_event);
@@ -286,9 +301,9 @@ impl Session {
                 self.on_group(seq, Source::Topic { tag }, payload, out, on_event);
             }
             Downlink::Notice { stream, latest } => {
-                if stream == Stream::Group && self.positions.group.is_none() {
+                if stream == Stream::Group && !self.has_group {
                     // The present, for a session that has no past, is right before this entry.
-                    self.positions.group = Some(Seq(latest.0.saturating_sub(1)));
+                    self.place_group(Seq(latest.0.saturating_sub(1)));
                     self.become_ready(on_event);
                 }
                 if !*self.pulling(stream) {
@@ -300,8 +315,8 @@ impl Session {
             }
             Downlink::Reset { stream, seq } => {
                 match stream {
-                    Stream::Inbox => self.positions.inbox = seq,
-                    Stream::Group => self.positions.group = Some(seq),
+                    Stream::Inbox => self.inbox = seq,
+                    Stream::Group => self.place_group(seq),
                 }
                 // It answers a pull; otherwise later notices would go unheard.
                 *self.pulling(stream) = false;
@@ -342,17 +357,17 @@ impl Session {
         out: &mut Vec<u8>,
         on_event: &mut impl FnMut(Event<'_>),
     ) {
-        self.positions.epoch = welcome.epoch;
+        self.epoch = welcome.epoch;
         self.heartbeat_s = welcome.heartbeat_s;
         self.attempt = 0;
         self.retry_after_ms = 0;
         self.phase = Phase::Online;
         self.deadline_ms = now_ms + self.heartbeat_ms();
         on_event(Event::Welcomed { epoch: welcome.epoch });
-        match (self.positions.group, welcome.group) {
-            (None, head) => self.positions.group = head,
+        match (self.group(), welcome.group) {
+            (None, Some(head)) => self.place_group(head),
             (Some(position), Some(head)) if position != head => self.pull(Stream::Group, out),
-            (Some(_), _) => {}
+            (_, _) => {}
         }
         self.become_ready(on_event);
     }
@@ -366,8 +381,8 @@ impl Session {
         on_event: &mut impl FnMut(Event<'_>),
     ) {
         let stream = Stream::Group;
-        if self.positions.group.is_none_or(|position| seq > position) {
-            self.positions.group = Some(seq);
+        if self.group().is_none_or(|position| seq > position) {
+            self.place_group(seq);
             on_event(Event::Message { stream, seq, source, payload });
         } else {
             on_event(Event::Repeat { stream, seq });
@@ -386,9 +401,9 @@ impl Session {
         on_event: &mut impl FnMut(Event<'_>),
     ) {
         match stream {
-            Stream::Inbox => self.positions.inbox = self.positions.inbox.max(upto),
+            Stream::Inbox => self.inbox = self.inbox.max(upto),
             Stream::Group => {
-                self.positions.group = Some(self.positions.group.map_or(upto, |at| at.max(upto)));
+                self.place_group(self.group().map_or(upto, |at| at.max(upto)));
             }
         }
         *self.pulling(stream) = false;
@@ -399,7 +414,7 @@ impl Session {
     }
 
     fn become_ready(&mut self, on_event: &mut impl FnMut(Event<'_>)) {
-        if !self.ready && self.positions.group.is_some() {
+        if !self.ready && self.has_group {
             self.ready = true;
             on_event(Event::Ready);
         }
@@ -407,8 +422,8 @@ impl Session {
 
     fn pull(&mut self, stream: Stream, out: &mut Vec<u8>) {
         let from = match stream {
-            Stream::Inbox => self.positions.inbox,
-            Stream::Group => self.positions.group.unwrap_or(Seq::ZERO),
+            Stream::Inbox => self.inbox,
+            Stream::Group => self.group().unwrap_or(Seq::ZERO),
         };
         *self.pulling(stream) = true;
         Uplink::Pull { stream, from }.encode(out);
@@ -510,7 +525,7 @@ impl Session {
 
     /// A number in `0..=max`, the same for the same seed, epoch and attempt (SplitMix64).
     fn jitter(&self, max: u64) -> u64 {
-        let mut x = (u64::from(self.seed) << 8 | u64::from(self.attempt)) ^ self.positions.epoch.0;
+        let mut x = (u64::from(self.seed) << 8 | u64::from(self.attempt)) ^ self.epoch.0;
         x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
