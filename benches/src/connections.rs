@@ -2,10 +2,15 @@
 //! side, without what the clients' own sockets cost. `METHOD` says how.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use hawser_bare_protocol::frames::welcome;
+use hawser_broker::io::socket::{listen, local_address};
 use serde_json::json;
 
 use crate::control_end::ControlEnd;
@@ -45,6 +50,9 @@ const PROTOTYPE_KERNEL_BYTES: f64 = 4160.0;
 
 const USER_BYTES_AIM: f64 = 200.0;
 
+/// The broker's default.
+const SEND_BUFFER_BYTES: usize = 131_072;
+
 /// Sockets of one client process; its limit is 20,000 descriptors.
 const PER_CLIENT: u32 = 9_000;
 
@@ -73,6 +81,7 @@ struct Round {
 
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let binary = sibling(arguments.broker.as_deref(), "hawser-broker")?;
+    io::raise_descriptor_limit()?;
     let connections = arguments.connections;
     let processors = io::processors()?;
     let (server_cpu, client_cpu) = (processors[0], processors[processors.len() - 1]);
@@ -80,15 +89,11 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
 
     let (mut rounds, mut plan_hash) = (Vec::new(), None);
     for _ in 0..arguments.rounds {
-        let mut bare_end = Helper::start("floor", server_cpu)?;
-        let address = bare_end.hear("ready")?;
         let before = Slabs::read()?;
-        bare_end.tell(&format!("hold {connections}"))?;
-        clients.open("floor", &address)?;
-        bare_end.hear("held")?;
+        let held = hold(&mut clients, connections)?;
         let bare = settled()?.per_connection(&before, connections);
         clients.close("floor")?;
-        drop(bare_end);
+        drop(held);
         wait_for_sockets(&before)?;
 
         let control = ControlEnd::start()?;
@@ -117,6 +122,26 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         });
     }
     report(arguments, plan_hash.as_deref(), &rounds, output)
+}
+
+/// The bare end: welcomes the clients' connections, and waits for nothing on them.
+fn hold(clients: &mut Clients, connections: u32) -> anyhow::Result<Vec<TcpStream>> {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = listen(any_port, 1, SEND_BUFFER_BYTES)?.pop().context("one was asked for")?;
+    let address = local_address(&listener)?.to_string();
+    let listener = TcpListener::from(listener);
+    thread::scope(|scope| {
+        let welcoming = scope.spawn(|| (0..connections).map(|_| accept(&listener)).collect());
+        clients.open("floor", &address)?;
+        welcoming.join().expect("no panic while welcoming")
+    })
+}
+
+fn accept(listener: &TcpListener) -> anyhow::Result<TcpStream> {
+    let (mut socket, _) = listener.accept()?;
+    ensure!(socket.read(&mut [0; 1024])? > 0, "closed before a greeting");
+    socket.write_all(&welcome())?;
+    Ok(socket)
 }
 
 /// The client processes, which share the connections.

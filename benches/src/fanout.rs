@@ -23,8 +23,8 @@ How it is measured:
   one side, then one to all of the other; the sides change places every round.
 
   Broker: the control end inside this program writes one group entry to the shard's link.
-  Bare: the bare process gets a line that says go, and sends the finished frame to all its sockets
-  with io_uring: registered sockets, 256 sends per call, no completion for a success.
+  Bare: the bare process gets a line with the finished frame, and sends it to all its connections
+  with io_uring: direct descriptors, 256 sends per call, no completion for a success.
 
   The same on both sides: the frame's bytes, the sockets' options, the number of sockets, the receiving processes and what
   they do (epoll, read, count), the processor that sends and the processor that receives, the clock
@@ -112,12 +112,12 @@ impl Stage {
         clients.open("broker", &broker.address.to_string())?;
         control.wait_for_sessions(u64::from(connections))?;
 
-        let mut bare_end = Helper::start("floor", server_cpu)?;
+        let mut bare_end = Helper::start("bare", server_cpu)?;
         let address = bare_end.hear("ready")?;
         if arguments.floor {
-            bare_end.tell(&format!("hold {connections}"))?;
             clients.open("floor", &address)?;
-            bare_end.hear("held")?;
+            let welcomed: u32 = bare_end.ask("count", "count")?.parse()?;
+            ensure!(welcomed == connections, "the bare process has {welcomed} connections");
         }
         let payload = vec![b'm'; arguments.payload as usize];
         Ok(Stage { connections, payload, control, broker, bare_end, clients })
@@ -140,15 +140,15 @@ impl Stage {
     fn bare(&mut self) -> anyhow::Result<Measured> {
         let frame = self.next_frame();
         let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.bare_end.ask(&format!("frame {hex}"), "loaded")?;
         let before_ns = cpu_ns(self.bare_end.id())?;
         self.clients.expect("floor", frame.len() as u64)?;
         let started = Instant::now();
-        self.bare_end.tell("send")?;
+        self.bare_end.tell(&format!("fanout {hex}"))?;
         self.clients.received(frame.len() as u64)?;
         let seconds = started.elapsed().as_secs_f64();
-        let failed: u64 = self.bare_end.hear("sent")?.parse()?;
-        ensure!(failed == 0, "{failed} sends failed");
+        let fanned = self.bare_end.hear("fanned")?;
+        let all = format!("{} 0 ", self.connections);
+        ensure!(fanned.starts_with(&all), "sent, failed, ns: {fanned}");
         self.measured(seconds, cpu_ns(self.bare_end.id())? - before_ns)
     }
 

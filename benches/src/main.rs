@@ -14,6 +14,8 @@
 
 use clap::{Parser, Subcommand};
 
+mod bare;
+
 mod codec;
 
 mod connections;
@@ -21,8 +23,6 @@ mod connections;
 mod control_end;
 
 mod fanout;
-
-mod floor;
 
 mod instructions;
 
@@ -70,9 +70,9 @@ enum Command {
     /// The receiving end of the other benchmarks
     #[command(hide = true)]
     Sink,
-    /// The bare sending end of the other benchmarks
+    /// The server without sessions that the others are compared with
     #[command(hide = true)]
-    Floor,
+    Bare(bare::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -85,7 +85,7 @@ fn main() -> anyhow::Result<()> {
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
         Command::Counted(arguments) => instructions::counted(&arguments),
         Command::Sink => sink::run(),
-        Command::Floor => floor::run(),
+        Command::Bare(arguments) => bare::run(&arguments),
     };
     output.finish();
     done

@@ -1,12 +1,23 @@
 //! What the standard library does not offer and the benchmarks need from the kernel: readiness of
-//! many sockets, batched sends, processor pinning, the descriptor limit. The only `unsafe` of this
-//! crate is in this folder.
+//! many sockets, the bare server's rings, processor pinning, the descriptor limit, the clock that
+//! processes share. The only `unsafe` of this crate is in this folder.
 
 use std::io;
 
+pub mod bare_ring;
+
+pub mod bare_rings;
+
 pub mod epoll;
 
-pub mod send_ring;
+/// CLOCK_MONOTONIC, which is the same for all processes.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the type that the call fills.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    assert_eq!(result, 0, "every Linux has this clock");
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
