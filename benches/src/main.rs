@@ -10,7 +10,10 @@
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
-//! scenario, values. `--json` prints the last row's values instead of a table.
+//! scenario, values. `--json` prints the last row's values instead of a table. `report` makes a page
+//! of the rows, `compare` says what two sets of them differ in.
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -18,11 +21,15 @@ mod bare;
 
 mod codec;
 
+mod compare;
+
 mod connections;
 
 mod control_end;
 
 mod fanout;
+
+mod figure;
 
 mod instructions;
 
@@ -32,7 +39,11 @@ mod kernel_memory;
 
 mod process;
 
+mod report;
+
 mod results;
+
+mod rows;
 
 mod sink;
 
@@ -64,6 +75,10 @@ enum Command {
     System(system::Arguments),
     /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
     Instructions(instructions::Arguments),
+    /// A page with tables and plots of the recorded rows
+    Report(report::Arguments),
+    /// What the rows of two files, commits or runs differ in
+    Compare(compare::Arguments),
     /// What `instructions` counts
     #[command(hide = true)]
     Counted(instructions::Counted),
@@ -75,7 +90,13 @@ enum Command {
     Bare(bare::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+/// A run failed.
+const FAILED: u8 = 1;
+
+/// There is nothing to compare, or it may not be compared.
+const NOT_COMPARABLE: u8 = 2;
+
+fn main() -> ExitCode {
     let Arguments { command, output } = Arguments::parse();
     let done = match command {
         Command::Codec(arguments) => codec::run(&arguments, &output),
@@ -83,10 +104,18 @@ fn main() -> anyhow::Result<()> {
         Command::Fanout(arguments) => fanout::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
+        Command::Report(arguments) => report::run(&arguments, &output),
+        Command::Compare(arguments) => compare::run(&arguments, &output),
         Command::Counted(arguments) => instructions::counted(&arguments),
         Command::Sink => sink::run(),
         Command::Bare(arguments) => bare::run(&arguments),
     };
     output.finish();
-    done
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hawser-bench: {error:#}");
+            ExitCode::from(if error.is::<compare::Refused>() { NOT_COMPARABLE } else { FAILED })
+        }
+    }
 }

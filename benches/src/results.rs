@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -28,9 +28,9 @@ pub struct Output {
     /// Print one JSON object as the last line instead of a table
     #[arg(long, global = true)]
     pub json: bool,
-    /// The folder that the rows are appended to
+    /// The folder of the files of rows
     #[arg(long, global = true, value_name = "DIR", default_value = "benches/results")]
-    results: PathBuf,
+    pub results: PathBuf,
     /// Append no rows
     #[arg(long, global = true)]
     no_record: bool,
@@ -38,21 +38,26 @@ pub struct Output {
     last: RefCell<Option<Row>>,
 }
 
-/// One line of a file of results.
-#[derive(Clone, Debug, Serialize)]
+/// One line of a file of results. What rows of earlier commits do not have may be missing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub benchmark: String,
     pub scenario: String,
+    #[serde(default)]
     pub unix_s: u64,
+    #[serde(default)]
     pub commit: String,
+    #[serde(default)]
     pub kernel: String,
+    #[serde(default)]
     pub cpu: String,
+    #[serde(default)]
     pub cpus: usize,
-    pub memory_bytes: u64,
+    pub memory_bytes: Option<u64>,
     /// Of the broker's plan; none if no broker ran.
     pub plan_hash: Option<String>,
     /// The command line's arguments.
-    pub flags: Vec<String>,
+    pub flags: Option<Vec<String>>,
     pub values: Map<String, Value>,
 }
 
@@ -76,9 +81,9 @@ impl Output {
             kernel: first_line("/proc/sys/kernel/osrelease"),
             cpu: cpu(),
             cpus: std::thread::available_parallelism()?.get(),
-            memory_bytes: memory_bytes()?,
+            memory_bytes: Some(memory_bytes()?),
             plan_hash: plan_hash.map(str::to_owned),
-            flags: std::env::args().skip(1).collect(),
+            flags: Some(std::env::args().skip(1).collect()),
             values,
         };
         if !self.no_record {
@@ -96,14 +101,24 @@ impl Output {
         Ok(())
     }
 
+    /// What a command that records no row prints with `--json`.
+    pub fn say(&self, benchmark: &str, scenario: &str, values: Value) {
+        println!("{}", flat(benchmark, scenario, values));
+    }
+
     /// The end of a run: with `--json`, the last row, flat.
     pub fn finish(&self) {
-        let Some(row) = self.last.take().filter(|_| self.json) else { return };
-        let mut flat = row.values;
-        flat.insert("benchmark".to_owned(), Value::from(row.benchmark));
-        flat.insert("scenario".to_owned(), Value::from(row.scenario));
-        println!("{}", Value::Object(flat));
+        if let Some(row) = self.last.take().filter(|_| self.json) {
+            self.say(&row.benchmark, &row.scenario, Value::Object(row.values));
+        }
     }
+}
+
+/// Values with what they are values of among them.
+fn flat(benchmark: &str, scenario: &str, mut values: Value) -> Value {
+    values["benchmark"] = Value::from(benchmark);
+    values["scenario"] = Value::from(scenario);
+    values
 }
 
 /// Twelve hexadecimal digits that two brokers share if their plans do. The plan's text is what
