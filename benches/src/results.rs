@@ -62,7 +62,8 @@ pub struct Row {
 }
 
 impl Output {
-    /// Records one row. `plan_hash` is that of the broker that ran, if one did; `values` is an object.
+    /// Records one row. `plan_hash` is that of the broker that ran, if one did; `values` is an
+    /// object.
     pub fn row(
         &self,
         benchmark: &str,

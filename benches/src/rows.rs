@@ -188,9 +188,9 @@ impl Row {
             return 0;
         }
         let asked = self.settings().and_then(|settings| {
-            let at = settings.iter().position(|flag| flag.starts_with("--rate"))?;
-            let value = settings[at].strip_prefix("--rate=").or(settings.get(at + 1).copied())?;
-            value.replace('_', "").parse().ok()
+            let joined = settings.iter().find_map(|flag| flag.strip_prefix("--rate="));
+            let apart = || Some(*settings.iter().skip_while(|flag| **flag != "--rate").nth(1)?);
+            joined.or_else(apart)?.replace('_', "").parse().ok()
         });
         asked.unwrap_or_else(|| {
             let Some(reached) = self.number("rate").filter(|&rate| rate >= 1.0) else { return 0 };
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(push(json!(["push", "--rate", "20000", "--json"]), 19_321.0), 20_000);
         assert_eq!(push(json!(["push", "--rate=0"]), 19_321.0), 0);
         assert_eq!(push(json!(["push", "--rate", "1000,2000"]), 1_987.2), 2_000);
-        assert_eq!(push(json!(["push"]), 304_100.0), 300_000);
+        assert_eq!(push(json!(["push", "--rates", "5"]), 304_100.0), 300_000);
         assert_eq!(push(json!(["push"]), 0.0), 0);
     }
 

@@ -1,7 +1,8 @@
 //! The plots of the report: which rows each is drawn from, and what it says about them.
 //!
-//! A plot joins only what may be joined: one fleet, one size where size is not the axis, and, where
-//! servers are compared, one run. A plot without rows is a sentence that says how to get them.
+//! A plot joins only what may be joined: one machine and fleet, one size where size is not the
+//! axis, and, where servers are compared, one run. A plot without rows is a sentence that says how
+//! to get them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,12 +106,11 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
 fn memory(rows: &[Row]) -> Option<Picture> {
     let ours: Vec<&Row> = of(rows, "connections").filter(|row| row.is_ours()).collect();
     let held = |row: &Row| row.number("connections").unwrap_or(0.0);
-    let fleet = group_with_most(&ours, |row| row.word("fleet").to_owned(), |row| held(row) as u64);
+    let place = group_with_most(&ours, place_of, |row| held(row) as u64)?;
+    let ours: Vec<&Row> = ours.into_iter().filter(|row| place_of(row) == place).collect();
     let bare: Vec<&Row> = of(rows, "connections")
-        .filter(|row| row.word("server") == "bare" && Some(row.word("fleet")) == fleet.as_deref())
+        .filter(|row| row.word("server") == "bare" && place_of(row) == place)
         .collect();
-    let ours: Vec<&Row> =
-        ours.into_iter().filter(|row| Some(row.word("fleet")) == fleet.as_deref()).collect();
     let line = |name: &str, rows: &[&Row], figure: &str, colour, stroke| Series {
         name: name.to_owned(),
         points: points(rows, |row| held(row) as u64, |row| Some(held(row)), figure),
@@ -160,7 +160,7 @@ fn setup(rows: &[Row]) -> Option<Picture> {
         });
     let lines = Lines {
         title: "Set-up rate while connections are held".to_owned(),
-        note: note(&[ours], "from the TCP handshake to the welcome"),
+        note: note(&[ours], "up means verified and welcomed"),
         x: axis("connections held", Unit::Count, Scale::Linear),
         y: axis("connections set up in a second", Unit::PerSecond, Scale::Linear),
         series: drawn(series),
@@ -177,7 +177,7 @@ fn latency(rows: &[Row], benchmark: &str, title: &str) -> Option<Picture> {
     let rate = |row: &Row| row.number("rate").filter(|&rate| rate > 0.0);
     let group = |row: &Row| {
         let size = |name| row.number(name).unwrap_or(0.0) as u64;
-        (row.word("fleet").to_owned(), size("connections"), size("payload_bytes"))
+        (place_of(row), size("connections"), size("payload_bytes"))
     };
     let most = group_with_most(&ours, group, Row::offered_rate)?;
     let ours: Vec<&Row> = ours.into_iter().filter(|row| group(row) == most).collect();
@@ -209,8 +209,8 @@ fn latency(rows: &[Row], benchmark: &str, title: &str) -> Option<Picture> {
     };
     picture(
         &lines,
-        "Half of the messages are faster than p50, all but one in a hundred are faster than p99, all \
-         but one in a thousand are faster than p99.9. Dashed, where it was measured: the same \
+        "Half of the messages are faster than p50, all but one in a hundred are faster than p99, \
+         all but one in a thousand are faster than p99.9. Dashed, where it was measured: the same \
          traffic through a bare loop without a broker's work, in the same run.",
     )
 }
@@ -225,8 +225,8 @@ fn servers_memory(rows: &[Row]) -> Option<Picture> {
         "User memory of an idle connection",
         axis,
         &ranking,
-        "Shorter is better; each line to the right is a multiple, not a step. Kernel memory comes on \
-         top, and is nearly the same for all.",
+        "Shorter is better; each line to the right is a multiple, not a step. What the kernel \
+         holds for a connection comes on top.",
     )
 }
 
@@ -263,6 +263,11 @@ fn servers_p99(rows: &[Row]) -> Option<Picture> {
 
 fn of<'a>(rows: &'a [Row], benchmark: &str) -> impl Iterator<Item = &'a Row> {
     rows.iter().filter(move |row| row.benchmark == benchmark)
+}
+
+/// Machine and fleet: what the rows of one line have in common.
+fn place_of(row: &Row) -> (String, String) {
+    (machine(row), row.word("fleet").to_owned())
 }
 
 /// The group whose rows have the most distinct sizes; of equals, the one measured last.
@@ -324,13 +329,13 @@ fn ranking<'a>(
     let in_runs = of(rows, benchmark).filter(|row| !row.word("run").is_empty());
     for row in in_runs {
         let server = if row.is_ours() { OURS } else { row.word("server") };
-        groups.entry((row.word("run"), size(row))).or_default().insert(server, row);
+        groups.entry((row.word("run"), machine(row), size(row))).or_default().insert(server, row);
     }
     let rank = |servers: BTreeMap<&'a str, &'a Row>| -> Ranking<'a> {
         let all: Vec<&Row> = servers.into_values().collect();
         all.iter().filter_map(|row| Some((*row, figure(row, &all)?))).collect()
     };
-    let rankings = groups.into_iter().map(|((_, size), servers)| (size, rank(servers)));
+    let rankings = groups.into_iter().map(|((.., size), servers)| (size, rank(servers)));
     let (_, best) =
         rankings.filter(|(_, ranking)| ranking.len() > 1).max_by_key(|(size, ranking)| {
             (ranking.iter().map(|(row, _)| row.unix_s).max(), ranking.len(), *size)
@@ -376,14 +381,10 @@ fn picture(lines: &Lines, caption: &'static str) -> Option<Picture> {
     is_line.then(|| Picture { caption, svg: lines.svg() })
 }
 
-/// What was measured, on which machine, at which commit.
+/// What was measured, on the machine of all its rows, at which commit.
 fn note(rows: &[&Row], about: &str) -> String {
-    let machines: BTreeSet<String> = rows.iter().map(|row| machine(row)).collect();
+    let machine = rows.first().map(|row| machine(row)).unwrap_or_default();
     let commits: BTreeSet<&str> = rows.iter().map(|row| row.commit.as_str()).collect();
-    let machine = match machines.len() {
-        1 => machines.into_iter().next().unwrap_or_default(),
-        several => format!("{several} machines"),
-    };
     let commit = match commits.len() {
         1 => format!("commit {}", commits.into_iter().next().unwrap_or_default()),
         several => counted(several, "commit"),

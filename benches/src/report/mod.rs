@@ -139,7 +139,8 @@ fn introduction(rows: &[Row], machines: &[String]) -> String {
          hawser is a connection broker: devices keep a TCP connection to it for days, and it gets \
          messages to them. This page is made by `hawser-bench report` from {} result rows, the \
          newest of {}. Of each scenario and size the latest row is shown. Absolute figures drift \
-         from run to run; what is compared with a floor was measured beside it, in the same run.\n\n\
+         from run to run; what is compared with a floor was measured beside it, in the same \
+         run.\n\n\
          Words that recur:\n\n",
         Unit::Count.text(rows.len() as f64),
         day(newest)

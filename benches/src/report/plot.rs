@@ -306,8 +306,8 @@ impl Svg {
         let Svg { height, body } = self;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" \
-             width=\"{WIDTH}\" height=\"{height:.0}\" font-family=\"Helvetica, Arial, 'DejaVu Sans', \
-             sans-serif\" font-size=\"{TEXT}\">\n\
+             width=\"{WIDTH}\" height=\"{height:.0}\" font-size=\"{TEXT}\" \
+             font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{body}</svg>\n"
         )
     }
@@ -396,7 +396,8 @@ impl Svg {
 
     fn bar(&mut self, x: f64, y: f64, width: f64, colour: Colour) {
         self.push(format_args!(
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{BAR_THICKNESS}\" fill=\"{}\"/>",
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{BAR_THICKNESS}\" \
+             fill=\"{}\"/>",
             width.max(1.0),
             colour.hex()
         ));

@@ -76,8 +76,8 @@ pub const SECTIONS: &[Section] = &[
     Section {
         benchmark: "connections",
         title: "Idle connections",
-        about: "Devices connect, are verified and welcomed, and then say nothing. What does holding \
-                them cost?",
+        about: "Devices connect, are verified and welcomed, and then say nothing. What does \
+                holding them cost?",
         columns: &[
             CONNECTIONS,
             column("established", "established", "connections that TCP had up at the end"),
@@ -114,9 +114,9 @@ pub const SECTIONS: &[Section] = &[
     Section {
         benchmark: "push",
         title: "Messages to single devices",
-        about: "Messages go to one device after the other at a fixed rate. The latency runs from the \
-                moment a message was due to its arrival, so that a server that falls behind cannot \
-                hide it.",
+        about: "Messages go to one device after the other. The latency runs from the moment a \
+                message was due, if a rate was asked for, to its arrival, so that a server that \
+                falls behind cannot hide it.",
         columns: AT_RATE,
         glance: GLANCE_AT_RATE,
         each: None,
@@ -149,8 +149,8 @@ pub const SECTIONS: &[Section] = &[
     Section {
         benchmark: "heartbeat",
         title: "Heartbeats",
-        about: "Devices send heartbeats at a fixed rate, the server answers each. The latency is the \
-                round trip.",
+        about: "Devices send heartbeats, and the server answers each. The latency is the round \
+                trip.",
         columns: AT_RATE,
         glance: GLANCE_AT_RATE,
         each: None,
@@ -158,7 +158,7 @@ pub const SECTIONS: &[Section] = &[
     Section {
         benchmark: "uplink",
         title: "Messages from devices",
-        about: "Devices send messages at a fixed rate. The latency is the round trip.",
+        about: "Devices send messages. The latency is the round trip.",
         columns: AT_RATE,
         glance: GLANCE_AT_RATE,
         each: None,
@@ -229,9 +229,9 @@ pub const SECTIONS: &[Section] = &[
     Section {
         benchmark: "system",
         title: "The whole system",
-        about: "Store, control node, broker and devices as real processes: every message is on disk \
-                before its sender gets an answer. Undisturbed, and with a process killed in the \
-                middle.",
+        about: "Store, control node, broker and devices as real processes: every message is on \
+                disk before its sender gets an answer. Undisturbed, and with a process killed in \
+                the middle.",
         columns: &[
             column("accepted", "accepted", "messages that were answered, and so must arrive"),
             column("messages_per_s", "rate", "messages accepted in a second"),
@@ -300,15 +300,18 @@ const LEADING: &[Column] = &[SERVER, FLEET];
 pub const WORDS: &[(&str, &str)] = &[
     (
         "server",
-        "what was measured: `hawser` is hawser's broker, `bare` a loop that only moves bytes, others as named",
+        "what was measured: `hawser` is hawser's broker, `bare` a loop that only moves bytes, \
+         others as named",
     ),
     (
         "fleet",
-        "how the devices were made: `sockets` are ordinary sockets of other processes, `tun` is a TCP of the benchmark's own that needs no memory of this kernel",
+        "how the devices were made: `sockets` are ordinary sockets of other processes, `tun` is a \
+         TCP of the benchmark's own that needs no sockets of this kernel",
     ),
     (
         "floor",
-        "the least that the work can cost: the same bytes over the same sockets by the bare loop, in the same run",
+        "the least that the work can cost: the same bytes over the same sockets by the bare loop, \
+         in the same run",
     ),
     ("p50, p99, p99.9", "half, 99 of 100, 999 of 1,000 are faster than this"),
 ];
