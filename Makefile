@@ -28,10 +28,13 @@ test: setup-test check
 	$(CARGO) build $(RELEASE) --workspace --bins
 	$(CARGO) test $(RELEASE) --workspace
 	$(CARGO) test $(RELEASE) -p hawser-tests --features seeded-bugs --test seeded_bugs
+	cd benches/runtimes && $(CARGO) test $(RELEASE) --workspace
 
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(RELEASE) --workspace --all-targets -- -D warnings
+	cd benches/runtimes && $(CARGO) fmt --all --check
+	cd benches/runtimes && $(CARGO) clippy $(RELEASE) --workspace --all-targets -- -D warnings
 
 golden:
 	UPDATE_GOLDEN=1 $(CARGO) test $(RELEASE) --workspace golden
