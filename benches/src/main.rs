@@ -17,17 +17,17 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use scenario::questions::{self, What};
+
 mod bare;
 
 mod codec;
 
 mod compare;
 
-mod connections;
-
 mod control_end;
 
-mod fanout;
+mod fleet;
 
 mod figure;
 
@@ -39,17 +39,21 @@ mod kernel_memory;
 
 mod process;
 
+mod progress;
+
 mod report;
 
 mod results;
 
 mod rows;
 
-mod sink;
+mod scenario;
 
 mod spread;
 
 mod system;
+
+mod tickets;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -67,10 +71,22 @@ struct Arguments {
 enum Command {
     /// Encode, decode and size of the same messages in hawser's codec, XMPP, MQTT 5 and JSON
     Codec(codec::Arguments),
-    /// Memory of an idle connection, in the broker and in the kernel
-    Connections(connections::Arguments),
-    /// A group push through the broker beside a bare loop that sends the same bytes
-    Fanout(fanout::Arguments),
+    /// Hold connections: set-up rate, memory by where it is, cost of idling
+    Connections(scenario::connections::Arguments),
+    /// One message to all devices
+    Fanout(scenario::fanout::Arguments),
+    /// Single messages: the highest rate, and the latencies below it
+    Push(scenario::push::Arguments),
+    /// Heartbeats: the highest rate, and the latencies below it
+    Heartbeat(scenario::questions::Arguments),
+    /// Pulls of devices, which go to the control node and back
+    Uplink(scenario::questions::Arguments),
+    /// Many devices lose their connections at once and come back
+    Storm(scenario::storm::StormArguments),
+    /// Devices leave and come back for a long time
+    Churn(scenario::storm::ChurnArguments),
+    /// Some devices stop reading: what the others feel
+    Slow(scenario::storm::SlowArguments),
     /// The whole system under load, undisturbed and with a kill -9 in the middle
     System(system::Arguments),
     /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
@@ -82,9 +98,9 @@ enum Command {
     /// What `instructions` counts
     #[command(hide = true)]
     Counted(instructions::Counted),
-    /// The receiving end of the other benchmarks
+    /// The devices of the other benchmarks
     #[command(hide = true)]
-    Sink,
+    Fleet(fleet::child::Arguments),
     /// The server without sessions that the others are compared with
     #[command(hide = true)]
     Bare(bare::Arguments),
@@ -100,14 +116,22 @@ fn main() -> ExitCode {
     let Arguments { command, output } = Arguments::parse();
     let done = match command {
         Command::Codec(arguments) => codec::run(&arguments, &output),
-        Command::Connections(arguments) => connections::run(&arguments, &output),
-        Command::Fanout(arguments) => fanout::run(&arguments, &output),
+        Command::Connections(arguments) => scenario::connections::run(&arguments, &output),
+        Command::Fanout(arguments) => scenario::fanout::run(&arguments, &output),
+        Command::Push(arguments) => scenario::push::run(&arguments, &output),
+        Command::Heartbeat(arguments) => {
+            questions::run(What::Heartbeat, &arguments, &output)
+        }
+        Command::Uplink(arguments) => questions::run(What::Uplink, &arguments, &output),
+        Command::Storm(arguments) => scenario::storm::storm(&arguments, &output),
+        Command::Churn(arguments) => scenario::storm::churn(&arguments, &output),
+        Command::Slow(arguments) => scenario::storm::slow(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
         Command::Report(arguments) => report::run(&arguments, &output),
         Command::Compare(arguments) => compare::run(&arguments, &output),
         Command::Counted(arguments) => instructions::counted(&arguments),
-        Command::Sink => sink::run(),
+        Command::Fleet(arguments) => fleet::child::run(&arguments),
         Command::Bare(arguments) => bare::run(&arguments),
     };
     output.finish();

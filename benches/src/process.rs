@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -39,20 +40,35 @@ impl Broker {
         connections_max: u64,
         processor: usize,
     ) -> anyhow::Result<Broker> {
+        let settings = [
+            "listen=127.0.0.1:0".to_owned(),
+            format!("connections_max={connections_max}"),
+            // Devices here are silent, and a run is shorter than this.
+            "heartbeat_min_s=1800".to_owned(),
+            "heartbeat_max_s=3600".to_owned(),
+        ];
+        Broker::with(binary, control, &settings, processor)
+    }
+
+    /// With settings of its own, which must say where to listen.
+    pub fn with(
+        binary: &Path,
+        control: SocketAddr,
+        settings: &[String],
+        processor: usize,
+    ) -> anyhow::Result<Broker> {
         let key: String = LINK_KEY.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut command = Command::new(binary);
         command.env("HAWSER_LINK_KEY", key);
         for setting in [
             "broker_id=1".to_owned(),
-            "listen=127.0.0.1:0".to_owned(),
             "admin=127.0.0.1:0".to_owned(),
             format!("control={control}"),
             "shards=1".to_owned(),
-            format!("connections_max={connections_max}"),
-            // Devices here are silent, and a run is shorter than this.
-            "heartbeat_min_s=1800".to_owned(),
-            "heartbeat_max_s=3600".to_owned(),
         ] {
+            command.arg("--set").arg(setting);
+        }
+        for setting in settings {
             command.arg("--set").arg(setting);
         }
         let plan_hash = checked_plan_hash(&command)?;
@@ -105,8 +121,12 @@ pub struct Helper {
 impl Helper {
     /// Starts this program again with another subcommand.
     pub fn start(subcommand: &str, processor: usize) -> anyhow::Result<Helper> {
+        Helper::with(&[subcommand.to_owned()], processor)
+    }
+
+    pub fn with(arguments: &[String], processor: usize) -> anyhow::Result<Helper> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(subcommand).stdin(Stdio::piped());
+        command.args(arguments).stdin(Stdio::piped());
         let mut process = Owned(spawn_on(&mut command, processor)?);
         let stdin = process.0.stdin.take().expect("piped");
         let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
@@ -119,6 +139,13 @@ impl Helper {
 
     pub fn tell(&mut self, command: &str) -> anyhow::Result<()> {
         Ok(self.stdin.write_all(format!("{command}\n").as_bytes())?)
+    }
+
+    /// The next line of answer; empty when the child has ended.
+    pub fn line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(line)
     }
 
     /// What follows `word` in the next line of answer. Another word is an error.
@@ -141,6 +168,9 @@ impl Helper {
 /// A child inherits its starter's processors, so the starter moves there and back.
 fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {
     let before = io::processors()?;
+    io::end_with_parent(command);
+    // A signal from the terminal is for the program that owns the children.
+    command.process_group(0);
     io::pin(&[processor])?;
     let spawned = command.stdout(Stdio::piped()).spawn();
     io::pin(&before)?;

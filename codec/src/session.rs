@@ -78,6 +78,8 @@ pub enum Event<'a> {
     Repeat { stream: Stream, seq: Seq },
     /// The server answered a heartbeat.
     Pong,
+    /// The server answered a pull, and nothing more waits.
+    CaughtUp { stream: Stream },
     /// The server's stream ends before the device's position; the position went back to `seq`.
     Reset { stream: Stream, seq: Seq },
     /// The broker ends the connection.
@@ -178,6 +180,11 @@ impl Session {
     /// Whether the broker has accepted the session and it has not ended.
     pub fn is_online(&self) -> bool {
         matches!(self.phase, Phase::Online | Phase::Pinged)
+    }
+
+    /// Whether it is on its way there: dialled, and not welcomed yet.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Dialling | Phase::Greeting)
     }
 
     /// Whether messages sent from now on reach this session.
@@ -409,6 +416,8 @@ impl Session {
         *self.pulling(stream) = false;
         if more {
             self.pull(stream, out);
+        } else {
+            on_event(Event::CaughtUp { stream });
         }
         self.become_ready(on_event);
     }
@@ -475,6 +484,15 @@ impl Session {
             // A further ping does not give the first one's answer more time.
             self.phase = Phase::Pinged;
             self.deadline_ms = now_ms + ANSWER_TIMEOUT_MS;
+        }
+    }
+
+    /// Asks whether the inbox has anything new, as when the user looks. Writes nothing while an
+    /// answer is awaited.
+    pub fn pull_inbox(&mut self, out: &mut Vec<u8>) {
+        assert!(self.is_online(), "only an online session can ask");
+        if !self.pulling_inbox {
+            self.pull(Stream::Inbox, out);
         }
     }
 

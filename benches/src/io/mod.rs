@@ -3,6 +3,8 @@
 //! processes share. The only `unsafe` of this crate is in this folder.
 
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 pub mod bare_ring;
 
@@ -10,14 +12,11 @@ pub mod bare_rings;
 
 pub mod epoll;
 
-/// CLOCK_MONOTONIC, which is the same for all processes.
-pub fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live value of the type that the call fills.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    assert_eq!(result, 0, "every Linux has this clock");
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
+pub mod namespace;
+
+pub mod socket_ring;
+
+pub mod tun;
 
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
@@ -54,6 +53,25 @@ pub fn pin(processors: &[usize]) -> io::Result<()> {
     // SAFETY: the pointer is to a live set of that many bytes.
     check(unsafe { libc::sched_setaffinity(0, std::mem::size_of_val(&set), &raw const set) })
         .map(drop)
+}
+
+/// The monotonic clock in nanoseconds, which all processes of a machine share.
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the type that the call fills.
+    check(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) })
+        .expect("every Linux has this clock");
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Makes a child end at once when the thread that starts it ends, however that comes about.
+pub fn end_with_parent(command: &mut Command) {
+    let end = || {
+        // SAFETY: the call takes no pointer, and may be made between fork and exec.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(end) };
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

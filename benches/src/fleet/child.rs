@@ -1,0 +1,374 @@
+//! The process of a fleet: its loop, and the commands one after another.
+
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use hawser_broker::plan::Memory;
+use hawser_codec::ids::TopicId;
+
+use super::Net;
+use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Received};
+use super::crowd::{Crowd, Question, Script};
+use super::latency::Latency;
+use super::handle::Kind;
+use super::sockets::Sockets;
+use super::tun::{TunNet, Wire};
+use crate::io::{monotonic_ns, raise_descriptor_limit};
+use crate::tickets::{Signing, Tickets};
+
+/// What happens between two looks at the clock.
+const BATCH: usize = 256;
+
+/// While something is paced, the loop must not sleep longer.
+const PACED_WAIT_MS: i32 = 1;
+const IDLE_WAIT_MS: i32 = 20;
+
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// A point of the curve every so many connections.
+const CURVE_STEP: u32 = 50_000;
+
+const PROGRESS_MS: u64 = 200;
+
+/// Nothing has come, so nothing will.
+const STALLED_MS: u64 = 30_000;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[arg(long, value_enum)]
+    kind: Kind,
+    #[arg(long)]
+    server: SocketAddr,
+    /// The number of the first device
+    #[arg(long)]
+    first: u32,
+    /// The devices there may ever be
+    #[arg(long)]
+    devices: u32,
+    #[arg(long, value_enum)]
+    tickets: Signing,
+    #[arg(long)]
+    topic: Option<String>,
+    #[arg(long, default_value = "")]
+    up: Wire,
+    #[arg(long, default_value = "")]
+    down: Wire,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let script = Script {
+        tickets: Tickets::new(arguments.tickets, arguments.first, arguments.devices),
+        topics: arguments.topic.iter().map(|topic| TopicId::new(topic)).collect(),
+    };
+    raise_descriptor_limit()?;
+    match arguments.kind {
+        Kind::Tun => {
+            let net = TunNet::new(arguments.server, arguments.up, arguments.down).context(
+                "a TUN device cannot be made; load its module (modprobe tun), see that /dev/net/tun \
+                 exists and may be opened, or use --fleet sockets",
+            )?;
+            Child::new(Crowd::new(net, script, 0)).run()
+        }
+        Kind::Sockets => {
+            let net = Sockets::new(arguments.server, arguments.first)?;
+            Child::new(Crowd::new(net, script, 0)).run()
+        }
+    }
+}
+
+struct Child<N> {
+    crowd: Crowd<N>,
+    start: Instant,
+    now_ms: u64,
+    buffer: Vec<u8>,
+    progress_ms: u64,
+}
+
+impl<N: Net> Child<N> {
+    fn new(crowd: Crowd<N>) -> Child<N> {
+        let buffer = vec![0; BUFFER_BYTES];
+        Child { crowd, start: Instant::now(), now_ms: 0, buffer, progress_ms: 0 }
+    }
+
+    fn run(mut self) -> anyhow::Result<()> {
+        answer(&Answer::Ready)?;
+        let stdin = io::stdin();
+        loop {
+            if !self.turn(IDLE_WAIT_MS)? {
+                continue;
+            }
+            let mut line = String::new();
+            // One command at a time, so nothing is left in the buffer behind this line.
+            if stdin.lock().read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let command = serde_json::from_str(&line).context("a command")?;
+            let said = match self.obey(command) {
+                Ok(said) => said,
+                Err(error) => Answer::Failed(format!("{error:#}")),
+            };
+            answer(&said)?;
+        }
+    }
+
+    /// One round of everything; whether there is a command. Sleeps when nothing has happened.
+    fn turn(&mut self, wait_ms: i32) -> io::Result<bool> {
+        self.now_ms = self.start.elapsed().as_millis() as u64;
+        let more = self.crowd.listen(&mut self.buffer, BATCH, self.now_ms)?;
+        self.crowd.on_time(self.now_ms)?;
+        self.crowd.net.flush(self.now_ms)?;
+        if more {
+            return Ok(false);
+        }
+        self.crowd.net.wait(wait_ms)
+    }
+
+    fn obey(&mut self, command: Command) -> anyhow::Result<Answer> {
+        self.crowd.tally.latency = Latency::default();
+        match command {
+            Command::Open { total, rate, window, free_min_bytes } => {
+                self.open(total, rate, window, free_min_bytes).map(Answer::Opened)
+            }
+            Command::Ping { count, pace } => self.ask(Question::Ping, count, pace),
+            Command::Pull { count, pace } => self.ask(Question::Pull, count, pace),
+            Command::Expect { messages, quiet_ms, resume } => {
+                self.stall(resume, false);
+                self.expect(messages, quiet_ms)
+            }
+            Command::Stall { devices } => {
+                self.stall(devices, true);
+                Ok(Answer::Armed)
+            }
+            Command::Storm { devices, quiet_ms } => self.storm(devices, quiet_ms),
+            Command::Churn { rate, seconds } => self.churn(rate, seconds),
+            Command::Count => Ok(Answer::Counted(self.count())),
+        }
+    }
+
+    fn open(
+        &mut self,
+        total: u32,
+        rate: u32,
+        window: u32,
+        free_min_bytes: u64,
+    ) -> anyhow::Result<Opened> {
+        self.crowd.reserve(total as usize)?;
+        let (begun, before) = (Instant::now(), self.crowd.len());
+        let mut curve = Vec::new();
+        let (mut mark, mut mark_at) = (self.crowd.online, Instant::now());
+        let mut grown = (self.crowd.ready, self.now_ms);
+        let mut looked_ms = 0;
+        let mut stopped = None;
+        while self.crowd.ready < total && stopped.is_none() {
+            let due = match rate {
+                0 => total,
+                rate => before.saturating_add((begun.elapsed().as_secs_f64() * f64::from(rate)) as u32),
+            };
+            let mut burst = BATCH;
+            while self.crowd.len() < due.min(total) && self.crowd.connecting < window && burst > 0 {
+                self.crowd.add(self.now_ms)?;
+                burst -= 1;
+            }
+            self.turn(PACED_WAIT_MS)?;
+            if self.crowd.online >= mark + CURVE_STEP {
+                let per_s = f64::from(self.crowd.online - mark) / mark_at.elapsed().as_secs_f64();
+                curve.push((self.crowd.online, per_s.round()));
+                (mark, mark_at) = (self.crowd.online, Instant::now());
+            }
+            if self.crowd.ready != grown.0 {
+                grown = (self.crowd.ready, self.now_ms);
+            } else if self.now_ms > grown.1 + STALLED_MS {
+                stopped = Some(self.stalled());
+            }
+            if self.now_ms >= looked_ms + 100 {
+                looked_ms = self.now_ms;
+                stopped = stopped.or(short_of_memory(free_min_bytes)?);
+            }
+            self.progress(self.crowd.ready.into(), total.into())?;
+        }
+        Ok(Opened {
+            online: self.crowd.online,
+            ready: self.crowd.ready,
+            seconds: begun.elapsed().as_secs_f64(),
+            curve,
+            stopped,
+        })
+    }
+
+    /// Why nothing goes on.
+    fn stalled(&self) -> String {
+        let tally = &self.crowd.tally;
+        let closes: Vec<String> =
+            tally.closes.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+        let closes = if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") };
+        format!("no device got further for {} s ({closes})", STALLED_MS / 1000)
+    }
+
+    fn ask(&mut self, what: Question, count: u64, pace: Pace) -> anyhow::Result<Answer> {
+        if self.crowd.online == 0 {
+            bail!("no device is online");
+        }
+        self.crowd.tally.asked.clear();
+        self.crowd.tally.answered = 0;
+        let begun_ns = monotonic_ns();
+        let (mut sent, mut device) = (0, 0);
+        let mut grown = (0, self.now_ms);
+        loop {
+            let (due, window) = match pace {
+                Pace::Rate(rate) => {
+                    let due = (monotonic_ns() - begun_ns) as u128 * u128::from(rate) / 1_000_000_000;
+                    (count.min(due as u64 + 1), usize::MAX)
+                }
+                Pace::Window(window) => (count, window as usize),
+            };
+            let mut burst = BATCH;
+            while sent < due && self.crowd.tally.asked.len() < window && burst > 0 {
+                let due_ns = match pace {
+                    Pace::Rate(rate) => begun_ns + sent * 1_000_000_000 / u64::from(rate),
+                    Pace::Window(_) => monotonic_ns(),
+                };
+                sent += u64::from(self.crowd.ask(device, what, due_ns, self.now_ms)?);
+                device = (device + 1) % self.crowd.len();
+                burst -= 1;
+            }
+            self.turn(if sent < count { PACED_WAIT_MS } else { IDLE_WAIT_MS })?;
+            let answered = self.crowd.tally.answered;
+            if answered != grown.0 {
+                grown = (answered, self.now_ms);
+            }
+            let is_over = sent == count && (answered == count || self.crowd.tally.asked.is_empty());
+            if is_over || self.now_ms > grown.1 + STALLED_MS {
+                let seconds = (monotonic_ns() - begun_ns) as f64 / 1e9;
+                let latency = std::mem::take(&mut self.crowd.tally.latency);
+                return Ok(Answer::Asked(Asked { sent, answered, seconds, latency }));
+            }
+            self.progress(answered, count)?;
+        }
+    }
+
+    fn expect(&mut self, messages: u64, quiet_ms: u64) -> anyhow::Result<Answer> {
+        (self.crowd.tally.messages, self.crowd.tally.repeats) = (0, 0);
+        answer(&Answer::Armed)?;
+        let mut grown = (0, self.now_ms);
+        loop {
+            self.turn(IDLE_WAIT_MS)?;
+            let tally = &self.crowd.tally;
+            if tally.messages != grown.0 {
+                grown = (tally.messages, self.now_ms);
+            }
+            if tally.messages >= messages || self.now_ms > grown.1 + quiet_ms {
+                return Ok(Answer::Received(Received {
+                    messages: tally.messages,
+                    repeats: tally.repeats,
+                    last_ns: tally.last_message_ns,
+                    latency: tally.latency.clone(),
+                }));
+            }
+            self.progress(self.crowd.tally.messages, messages)?;
+        }
+    }
+
+    fn stall(&mut self, devices: u32, stalled: bool) {
+        for device in 0..devices.min(self.crowd.len()) {
+            self.crowd.net.stall(device, stalled);
+        }
+    }
+
+    fn storm(&mut self, devices: u32, quiet_ms: u64) -> anyhow::Result<Answer> {
+        self.crowd.tally.dialled = Some(Default::default());
+        let (begun, others) = (Instant::now(), self.crowd.online);
+        let mut left = 0;
+        for device in 0..devices.min(self.crowd.len()) {
+            if self.crowd.is_online(device) {
+                self.crowd.break_off(device, self.now_ms);
+                left += 1;
+                if left % BATCH as u64 == 0 {
+                    self.crowd.net.flush(self.now_ms)?;
+                }
+            }
+        }
+        let wanted = others;
+        let mut grown = (self.crowd.online, self.now_ms);
+        while self.crowd.online < wanted && self.now_ms <= grown.1 + quiet_ms {
+            self.turn(PACED_WAIT_MS)?;
+            if self.crowd.online != grown.0 {
+                grown = (self.crowd.online, self.now_ms);
+            }
+            let missing = wanted.saturating_sub(self.crowd.online);
+            self.progress(left.saturating_sub(missing.into()), left)?;
+        }
+        Ok(self.back(left, wanted, begun))
+    }
+
+    fn churn(&mut self, rate: u32, seconds: u32) -> anyhow::Result<Answer> {
+        self.crowd.tally.dialled = Some(Default::default());
+        let (begun, wanted) = (Instant::now(), self.crowd.online);
+        let total = u64::from(rate) * u64::from(seconds);
+        let (mut left, mut device) = (0, 0);
+        while left < total || (self.crowd.online < wanted && begun.elapsed().as_secs() < u64::from(seconds) + 60) {
+            let due = total.min((begun.elapsed().as_secs_f64() * f64::from(rate)) as u64);
+            let mut tries = self.crowd.len();
+            while left < due && tries > 0 {
+                if self.crowd.is_online(device) {
+                    // Half of them say goodbye, the others vanish.
+                    match left % 2 {
+                        0 => self.crowd.leave(device, self.now_ms),
+                        _ => self.crowd.break_off(device, self.now_ms),
+                    }
+                    left += 1;
+                }
+                device = (device + 1) % self.crowd.len();
+                tries -= 1;
+            }
+            self.turn(PACED_WAIT_MS)?;
+            self.progress(left, total)?;
+        }
+        Ok(self.back(left, wanted, begun))
+    }
+
+    fn back(&mut self, left: u64, wanted: u32, begun: Instant) -> Answer {
+        self.crowd.tally.dialled = None;
+        let missing = wanted.saturating_sub(self.crowd.online);
+        Answer::Back(Back {
+            left,
+            back: left.saturating_sub(missing.into()),
+            seconds: begun.elapsed().as_secs_f64(),
+            connect: std::mem::take(&mut self.crowd.tally.latency),
+        })
+    }
+
+    fn count(&self) -> Counted {
+        let tally = &self.crowd.tally;
+        let owned = |(name, count): (&str, u64)| (name.to_owned(), count);
+        Counted {
+            online: self.crowd.online,
+            lost: tally.lost(),
+            closes: tally.closes.iter().map(|(&reason, &count)| (reason.to_owned(), count)).collect(),
+            memory_bytes: self.crowd.memory_bytes() as u64,
+            net: self.crowd.net.counters().into_iter().map(owned).collect(),
+        }
+    }
+
+    fn progress(&mut self, done: u64, of: u64) -> io::Result<()> {
+        if self.now_ms >= self.progress_ms + PROGRESS_MS {
+            self.progress_ms = self.now_ms;
+            answer(&Answer::Progress { done, of })?;
+        }
+        Ok(())
+    }
+}
+
+fn short_of_memory(free_min_bytes: u64) -> io::Result<Option<String>> {
+    let free_bytes = Memory::read()?.free_bytes;
+    Ok((free_bytes < free_min_bytes).then(|| {
+        format!("only {} MiB of memory are free, and {} are to stay so", free_bytes >> 20, free_min_bytes >> 20)
+    }))
+}
+
+fn answer(answer: &Answer) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(answer).expect("an answer has a form"))?;
+    out.flush()
+}

@@ -1,0 +1,314 @@
+//! A fleet as a scenario holds it: one process, or several that share the devices and whose answers
+//! are added up.
+
+use std::net::SocketAddr;
+
+use anyhow::{anyhow, bail, ensure};
+
+use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Received};
+use super::latency::Latency;
+use super::sockets::PER_PROCESS;
+use super::tun::Wire;
+use crate::process::Helper;
+use crate::progress::Progress;
+use crate::tickets::Signing;
+
+/// Which kind of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// User-space TCP over a TUN device in a network of its own; needs root
+    Tun,
+    /// The kernel's sockets
+    Sockets,
+}
+
+/// What a fleet is to be.
+pub struct Plan<'a> {
+    pub kind: Kind,
+    pub server: SocketAddr,
+    pub devices: u32,
+    pub tickets: Signing,
+    pub topic: Option<&'a str>,
+    pub up: Wire,
+    pub down: Wire,
+}
+
+/// How devices connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Connects a second; 0: as fast as `window` allows.
+    pub rate: u32,
+    pub window: u32,
+    /// It ends when less memory than this is free.
+    pub free_min_bytes: u64,
+}
+
+pub struct Fleet {
+    members: Vec<Member>,
+}
+
+struct Member {
+    helper: Helper,
+    devices: u32,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tun => "tun",
+            Kind::Sockets => "sockets",
+        }
+    }
+}
+
+impl Fleet {
+    pub fn start(plan: &Plan<'_>, processor: usize) -> anyhow::Result<Fleet> {
+        let processes = match plan.kind {
+            Kind::Tun => 1,
+            Kind::Sockets => plan.devices.div_ceil(PER_PROCESS),
+        };
+        let mut first = 0;
+        let mut members = Vec::new();
+        for index in 0..processes {
+            let devices = plan.devices / processes + u32::from(index < plan.devices % processes);
+            let mut arguments = vec![
+                "fleet".to_owned(),
+                format!("--kind={}", plan.kind.name()),
+                format!("--server={}", plan.server),
+                format!("--first={first}"),
+                format!("--devices={devices}"),
+                format!("--tickets={}", plan.tickets.name()),
+                format!("--up={}", plan.up),
+                format!("--down={}", plan.down),
+            ];
+            arguments.extend(plan.topic.map(|topic| format!("--topic={topic}")));
+            members.push(Member { helper: Helper::with(&arguments, processor)?, devices });
+            first += devices;
+        }
+        let mut fleet = Fleet { members };
+        fleet.hear("preparing tickets", |answer| matches!(answer, Answer::Ready).then_some(()))?;
+        Ok(fleet)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().map(|member| member.helper.id())
+    }
+
+    /// Connects devices until there are `total`, or the answer says why not.
+    pub fn open(&mut self, total: u32, how: &Opening) -> anyhow::Result<Opened> {
+        let totals = self.shares(total.into());
+        let rates = self.shares(how.rate.into());
+        let windows = self.shares(how.window.into());
+        for (index, member) in self.members.iter_mut().enumerate() {
+            member.tell(&Command::Open {
+                total: totals[index] as u32,
+                rate: rates[index] as u32,
+                window: windows[index].max(1) as u32,
+                free_min_bytes: how.free_min_bytes,
+            })?;
+        }
+        let each = self.hear("connecting", |answer| match answer {
+            Answer::Opened(opened) => Some(opened),
+            _ => None,
+        })?;
+        let mut all = each.into_iter();
+        let mut sum = all.next().expect("a fleet has a process");
+        for one in all {
+            sum.online += one.online;
+            sum.ready += one.ready;
+            sum.seconds = sum.seconds.max(one.seconds);
+            sum.stopped = sum.stopped.or(one.stopped);
+            // A curve of one process is not that of the server.
+            sum.curve.clear();
+        }
+        Ok(sum)
+    }
+
+    pub fn ping(&mut self, count: u64, pace: Pace) -> anyhow::Result<Asked> {
+        self.ask("heartbeats", count, pace, |count, pace| Command::Ping { count, pace })
+    }
+
+    pub fn pull(&mut self, count: u64, pace: Pace) -> anyhow::Result<Asked> {
+        self.ask("pulls", count, pace, |count, pace| Command::Pull { count, pace })
+    }
+
+    fn ask(
+        &mut self,
+        what: &str,
+        count: u64,
+        pace: Pace,
+        command: impl Fn(u64, Pace) -> Command,
+    ) -> anyhow::Result<Asked> {
+        let counts = self.shares(count);
+        let paces = self.shares(match pace {
+            Pace::Rate(pace) | Pace::Window(pace) => pace.into(),
+        });
+        for ((member, count), share) in self.members.iter_mut().zip(counts).zip(paces) {
+            let share = share.max(1) as u32;
+            let pace = match pace {
+                Pace::Rate(_) => Pace::Rate(share),
+                Pace::Window(_) => Pace::Window(share),
+            };
+            member.tell(&command(count, pace))?;
+        }
+        let each = self.hear(what, |answer| match answer {
+            Answer::Asked(asked) => Some(asked),
+            _ => None,
+        })?;
+        let none = Asked { sent: 0, answered: 0, seconds: 0.0, latency: Latency::default() };
+        Ok(each.into_iter().fold(none, |mut sum, one| {
+            sum.sent += one.sent;
+            sum.answered += one.answered;
+            sum.seconds = sum.seconds.max(one.seconds);
+            sum.latency.add(&one.latency);
+            sum
+        }))
+    }
+
+    /// Counts messages from now on, until [`Fleet::received`].
+    pub fn expect(&mut self, messages: u64, quiet_ms: u64) -> anyhow::Result<()> {
+        self.expect_resuming(messages, quiet_ms, 0)
+    }
+
+    /// The same, and the first devices begin to read again.
+    pub fn expect_resuming(
+        &mut self,
+        messages: u64,
+        quiet_ms: u64,
+        devices: u32,
+    ) -> anyhow::Result<()> {
+        let (messages, devices) = (self.shares(messages), self.shares(devices.into()));
+        for (index, member) in self.members.iter_mut().enumerate() {
+            let (messages, resume) = (messages[index], devices[index] as u32);
+            member.tell(&Command::Expect { messages, quiet_ms, resume })?;
+        }
+        self.armed()
+    }
+
+    pub fn received(&mut self) -> anyhow::Result<Received> {
+        let each = self.hear("messages", |answer| match answer {
+            Answer::Received(received) => Some(received),
+            _ => None,
+        })?;
+        let none = Received { messages: 0, repeats: 0, last_ns: 0, latency: Latency::default() };
+        Ok(each.into_iter().fold(none, |mut sum, one| {
+            sum.messages += one.messages;
+            sum.repeats += one.repeats;
+            sum.last_ns = sum.last_ns.max(one.last_ns);
+            sum.latency.add(&one.latency);
+            sum
+        }))
+    }
+
+    pub fn stall(&mut self, devices: u32) -> anyhow::Result<()> {
+        let shares = self.shares(devices.into());
+        for (member, devices) in self.members.iter_mut().zip(shares) {
+            member.tell(&Command::Stall { devices: devices as u32 })?;
+        }
+        self.armed()
+    }
+
+    pub fn storm(&mut self, devices: u32, quiet_ms: u64) -> anyhow::Result<()> {
+        let shares = self.shares(devices.into());
+        for (member, devices) in self.members.iter_mut().zip(shares) {
+            member.tell(&Command::Storm { devices: devices as u32, quiet_ms })?;
+        }
+        Ok(())
+    }
+
+    pub fn churn(&mut self, rate: u32, seconds: u32) -> anyhow::Result<()> {
+        let shares = self.shares(rate.into());
+        for (member, rate) in self.members.iter_mut().zip(shares) {
+            member.tell(&Command::Churn { rate: rate as u32, seconds })?;
+        }
+        Ok(())
+    }
+
+    /// The end of a storm, or of the churn.
+    pub fn back(&mut self) -> anyhow::Result<Back> {
+        let each = self.hear("coming back", |answer| match answer {
+            Answer::Back(back) => Some(back),
+            _ => None,
+        })?;
+        let none = Back { left: 0, back: 0, seconds: 0.0, connect: Latency::default() };
+        Ok(each.into_iter().fold(none, |mut sum, one| {
+            sum.left += one.left;
+            sum.back += one.back;
+            sum.seconds = sum.seconds.max(one.seconds);
+            sum.connect.add(&one.connect);
+            sum
+        }))
+    }
+
+    pub fn count(&mut self) -> anyhow::Result<Counted> {
+        self.members.iter_mut().try_for_each(|member| member.tell(&Command::Count))?;
+        let each = self.hear("counting", |answer| match answer {
+            Answer::Counted(counted) => Some(counted),
+            _ => None,
+        })?;
+        let none = Counted { online: 0, lost: 0, closes: Vec::new(), memory_bytes: 0, net: Vec::new() };
+        Ok(each.into_iter().fold(none, |mut sum, one| {
+            sum.online += one.online;
+            sum.lost += one.lost;
+            sum.memory_bytes += one.memory_bytes;
+            add_named(&mut sum.closes, one.closes);
+            add_named(&mut sum.net, one.net);
+            sum
+        }))
+    }
+
+    fn armed(&mut self) -> anyhow::Result<()> {
+        self.hear("preparing", |answer| matches!(answer, Answer::Armed).then_some(())).map(drop)
+    }
+
+    /// A number divided over the processes as the devices are.
+    fn shares(&self, total: u64) -> Vec<u64> {
+        let devices: u64 = self.members.iter().map(|member| u64::from(member.devices)).sum();
+        let (mut before, mut given) = (0, 0);
+        let mut share = |member: &Member| {
+            before += u64::from(member.devices);
+            let until = (u128::from(total) * u128::from(before) / u128::from(devices.max(1))) as u64;
+            until - std::mem::replace(&mut given, until)
+        };
+        self.members.iter().map(&mut share).collect()
+    }
+
+    /// The next answer of each process that is no progress.
+    fn hear<T>(
+        &mut self,
+        what: &str,
+        expected: impl Fn(Answer) -> Option<T>,
+    ) -> anyhow::Result<Vec<T>> {
+        let mut progress = Progress::new(what);
+        let processes = self.members.len() as u64;
+        let mut hear = |member: &mut Member| loop {
+            let line = member.helper.line()?;
+            ensure!(!line.is_empty(), "a process of the fleet ended; what it said is above");
+            match serde_json::from_str(&line)? {
+                // They all are about as far.
+                Answer::Progress { done, of } => progress.at(done * processes, of * processes),
+                Answer::Failed(error) => bail!("{what}: {error}"),
+                answer => {
+                    let unexpected = || anyhow!("the fleet answered {} while {what}", line.trim());
+                    return expected(answer).ok_or_else(unexpected);
+                }
+            }
+        };
+        self.members.iter_mut().map(&mut hear).collect()
+    }
+}
+
+impl Member {
+    fn tell(&mut self, command: &Command) -> anyhow::Result<()> {
+        self.helper.tell(&serde_json::to_string(command)?)
+    }
+}
+
+fn add_named(to: &mut Vec<(String, u64)>, from: Vec<(String, u64)>) {
+    for (name, count) in from {
+        match to.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += count,
+            None => to.push((name, count)),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Scenarios: what is done to a server with a fleet, and what is measured meanwhile.
+
+pub mod connections;
+pub mod fanout;
+pub mod push;
+pub mod questions;
+pub mod stage;
+pub mod storm;
+
+use std::io::IsTerminal;
+
+use serde_json::Value;
+
+/// The values of a scenario for people: one a line, those that have no number left out.
+pub fn print(title: &str, values: &Value) {
+    println!("{title}");
+    let Value::Object(values) = values else { return };
+    for (name, value) in values {
+        match value {
+            Value::Number(_) | Value::String(_) => println!("  {name:<28} {}", shown(value)),
+            Value::Object(parts) if !parts.is_empty() => {
+                let parts: Vec<String> =
+                    parts.iter().map(|(name, value)| format!("{name} {}", shown(value))).collect();
+                println!("  {name:<28} {}", parts.join(", "));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(number) if number.fract() != 0.0 && number.abs() < 1000.0 => format!("{number:.2}"),
+            Some(number) => grouped(number.round() as i64),
+            None => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// With a comma at each thousand, so that millions can be told from hundreds of thousands.
+fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    if number < 0 { format!("-{out}") } else { out }
+}
+
+/// Says on a terminal what happens next.
+pub fn say(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-5_000_000, "-5,000,000")] {
+            assert_eq!(grouped(number), expected);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What scenarios need: a server under test on one processor, a fleet on another, and if asked for
+//! the same once more with the bare server, which is the floor.
+//!
+//! ```text
+//!   processor 0                 processor 1
+//!   hawser-broker  ◀── lane 0 ──▶  fleet       control end (this program)
+//!   bare server    ◀── lane 1 ──▶  fleet
+//! ```
+//!
+//! Both sides are there at the same time and measured in turn, so that what the machine does
+//! otherwise hits both. When memory cannot hold both, the floor comes after the broker has gone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use hawser_broker::plan::Memory;
+
+use crate::control_end::ControlEnd;
+use crate::fleet::command::Opened;
+use crate::fleet::handle::{Fleet, Kind, Opening, Plan};
+use crate::fleet::tun::{DEVICES_MAX, Lane, Wire};
+use crate::io::{self, namespace};
+use crate::process::{Broker, Helper, cpu_ns, sibling};
+use crate::tickets::Signing;
+
+/// Free memory that must remain, whatever is measured: the machine has other work and may have no
+/// swap. It is MemFree + Buffers + Cached - Shmem; MemAvailable counts sockets as reclaimable.
+const FREE_MIN_MIB: u64 = 1536;
+
+/// What a connection takes of the machine on all sides, rounded up.
+const BYTES_PER_CONNECTION: u64 = 4_600;
+/// With the kernel's socket at the other end too.
+const BYTES_PER_SOCKET_PAIR: u64 = 9_000;
+
+const PORT: u16 = 7400;
+
+/// How a scenario's devices come and what they find.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Setting {
+    /// How devices connect
+    #[arg(long, value_enum, default_value = "tun")]
+    pub fleet: Kind,
+    /// Connections to hold
+    #[arg(long, visible_alias = "target", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(DEVICES_MAX)))]
+    pub connections: Option<u32>,
+    /// How tickets are signed; Ed25519 signatures are made before anything is measured
+    #[arg(long, value_enum, default_value = "hmac")]
+    pub tickets: Signing,
+    /// Connects a second; 0: as fast as the server takes them
+    #[arg(long, value_name = "PER_S", default_value_t = 0)]
+    pub connect_rate: u32,
+    /// Devices that are connecting at a time
+    #[arg(long, value_name = "N", default_value_t = 2048,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub connect_window: u32,
+    /// What the wire does to packets from the devices, such as loss=0.01,delay_ms=50
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub up: Wire,
+    /// The same for packets to the devices
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub down: Wire,
+    /// Stop before less memory than this is free
+    #[arg(long, value_name = "MIB", default_value_t = FREE_MIN_MIB)]
+    pub free_min_mib: u64,
+    /// The broker's binary; without it the one beside this program
+    #[arg(long, value_name = "FILE")]
+    pub broker: Option<PathBuf>,
+    /// A further setting of the broker, key=value; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+impl Setting {
+    fn opening(&self) -> Opening {
+        Opening {
+            rate: self.connect_rate,
+            window: self.connect_window,
+            free_min_bytes: self.free_min_mib << 20,
+        }
+    }
+
+    /// Whether memory holds `times` the connections.
+    pub fn fits(&self, connections: u32, times: u64) -> anyhow::Result<bool> {
+        let each = match self.fleet {
+            Kind::Tun => BYTES_PER_CONNECTION,
+            Kind::Sockets => BYTES_PER_SOCKET_PAIR,
+        };
+        let needed = u64::from(connections) * each * times;
+        Ok(needed + (self.free_min_mib << 20) <= Memory::read()?.free_bytes)
+    }
+
+    /// Moves this program to where the servers and fleets will be. Once, before anything is
+    /// started; `connections` are those of all sides.
+    pub fn enter(&self, connections: u32) -> anyhow::Result<()> {
+        ensure!(
+            self.fits(connections, 1)?,
+            "{connections} connections take about {} MiB and {} MiB are free above the {} that stay \
+             so: choose fewer (--connections) or free memory",
+            u64::from(connections) * BYTES_PER_CONNECTION >> 20,
+            (Memory::read()?.free_bytes >> 20).saturating_sub(self.free_min_mib),
+            self.free_min_mib
+        );
+        match self.fleet {
+            Kind::Tun => Ok(namespace::enter(connections)?),
+            Kind::Sockets => {
+                let wired = self.up != Wire::default() || self.down != Wire::default();
+                ensure!(!wired, "--up and --down need --fleet tun: the kernel's wire is as it is");
+                Ok(())
+            }
+        }
+    }
+
+    fn fleet(&self, server: SocketAddr, devices: u32) -> anyhow::Result<Fleet> {
+        let plan = Plan {
+            kind: self.fleet,
+            server,
+            devices,
+            tickets: self.tickets,
+            topic: None,
+            up: self.up,
+            down: self.down,
+        };
+        Fleet::start(&plan, processors()?.1).context("the fleet")
+    }
+
+    /// Where the server of a side listens.
+    fn server(&self, lane: u8) -> SocketAddr {
+        match self.fleet {
+            Kind::Tun => SocketAddr::from((Lane::new(lane).server(), PORT)),
+            Kind::Sockets => SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + 100 + u16::from(lane))),
+        }
+    }
+}
+
+/// The broker with its devices.
+pub struct BrokerSide {
+    /// Before the other ends: dropped in this order, so that no device sees its connection end.
+    pub fleet: Fleet,
+    pub control: ControlEnd,
+    pub broker: Broker,
+    opening: Opening,
+}
+
+impl BrokerSide {
+    /// Nobody has connected yet.
+    pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<BrokerSide> {
+        let binary = sibling(setting.broker.as_deref(), "hawser-broker")?;
+        // The fleet makes the device that the broker's address is on.
+        let server = setting.server(0);
+        let fleet = setting.fleet(server, connections)?;
+        let control = ControlEnd::start(setting.tickets)?;
+        let mut settings = vec![
+            format!("listen={server}"),
+            format!("connections_max={}", connections.saturating_add(connections / 64 + 1024)),
+            format!("memory_free_min_mib={}", setting.free_min_mib * 3 / 4),
+            // Nobody is made to wait below what is to be held.
+            format!("accept_delay_above={}", connections.saturating_mul(2)),
+            "heartbeat_min_s=1800".to_owned(),
+            "heartbeat_max_s=3600".to_owned(),
+        ];
+        settings.extend(setting.settings.iter().cloned());
+        let broker = Broker::with(&binary, control.address(), &settings, processors()?.0)?;
+        control.wait_for_link()?;
+        Ok(BrokerSide { fleet, control, broker, opening: setting.opening() })
+    }
+
+    /// Devices connect until there are so many.
+    pub fn open(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        let opened = self.fleet.open(connections, &self.opening)?;
+        ensure!(opened.online > 0, "nobody could connect: {}", opened.stopped.unwrap_or_default());
+        self.control.wait_for_sessions(opened.online.into())?;
+        Ok(opened)
+    }
+
+    /// The same, and none may be missing.
+    pub fn open_all(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        let opened = self.open(connections)?;
+        whole(&opened, connections)?;
+        Ok(opened)
+    }
+
+    pub fn cpu_ns(&self) -> anyhow::Result<u64> {
+        cpu_ns(self.broker.id())
+    }
+}
+
+/// The bare server with its devices.
+pub struct FloorSide {
+    pub fleet: Fleet,
+    bare: Helper,
+    pushed: u64,
+    opening: Opening,
+}
+
+impl FloorSide {
+    pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<FloorSide> {
+        let server = setting.server(1);
+        let fleet = setting.fleet(server, connections)?;
+        let arguments = ["bare".to_owned(), format!("--listen={server}")];
+        let mut bare = Helper::with(&arguments, processors()?.0)?;
+        bare.hear("ready")?;
+        Ok(FloorSide { fleet, bare, pushed: 0, opening: setting.opening() })
+    }
+
+    pub fn open_all(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        let opened = self.fleet.open(connections, &self.opening)?;
+        whole(&opened, connections)?;
+        Ok(opened)
+    }
+
+    /// The frame to every connection.
+    pub fn fan_out(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.bare.tell(&format!("fanout {hex}"))
+    }
+
+    /// Waits until it is sent; returns to how many.
+    pub fn fanned_out(&mut self) -> anyhow::Result<u64> {
+        let tally = self.bare.hear("fanned")?;
+        sent(&tally)
+    }
+
+    /// Single messages, as [`ControlEnd::push`] sends them.
+    pub fn push(&mut self, count: u64, rate: u64, payload_bytes: usize) -> anyhow::Result<()> {
+        let first = self.pushed;
+        self.pushed += count;
+        let line = format!("push {count} {rate} {payload_bytes} {first}");
+        let tally = self.bare.ask(&line, "pushed")?;
+        ensure!(sent(&tally)? == count, "the bare server sent {tally} of {count}");
+        Ok(())
+    }
+
+    pub fn cpu_ns(&self) -> anyhow::Result<u64> {
+        cpu_ns(self.bare.id())
+    }
+}
+
+/// The first number of a tally.
+fn sent(tally: &str) -> anyhow::Result<u64> {
+    tally.split(' ').next().and_then(|sent| sent.parse().ok()).context("a tally begins with a number")
+}
+
+/// The processor of the servers, and that of everything else.
+pub fn processors() -> anyhow::Result<(usize, usize)> {
+    let processors = io::processors()?;
+    Ok((processors[0], processors[processors.len() - 1]))
+}
+
+fn whole(opened: &Opened, connections: u32) -> anyhow::Result<()> {
+    let why = || opened.stopped.clone().unwrap_or_default();
+    ensure!(opened.ready == connections, "{} of {connections} connected: {}", opened.ready, why());
+    Ok(())
+}
