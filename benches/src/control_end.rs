@@ -13,8 +13,8 @@ use hawser_codec::frame::Framer;
 use hawser_codec::ids::{AppId, Epoch, HashKey, Seq, SessionRef, TopicId};
 use hawser_codec::limits::{LINK_BODY_BYTES_MAX, PULL_ENTRIES_MAX};
 use hawser_codec::link::{
-    AppKeys, BROKER_PROOF_CONTEXT, CONTROL_PROOF_CONTEXT, Entry, EntryFlags, Hello, Keys,
-    Pulled, ToControl, to_broker,
+    AppKeys, BROKER_PROOF_CONTEXT, CONTROL_PROOF_CONTEXT, Entry, EntryFlags, Hello, Keys, Pulled,
+    ToControl, to_broker,
 };
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -120,7 +120,8 @@ impl ControlEnd {
             let now_ns = monotonic_ns();
             let due = match rate {
                 0 => count,
-                _ => count.min(((now_ns - begun_ns) as u128 * rate as u128 / 1_000_000_000) as u64 + 1),
+                _ => count
+                    .min(((now_ns - begun_ns) as u128 * rate as u128 / 1_000_000_000) as u64 + 1),
             };
             if sent >= due {
                 let next_ns = begun_ns + sent * 1_000_000_000 / rate;
@@ -142,11 +143,6 @@ impl ControlEnd {
             out.clear();
         }
         Ok(())
-    }
-
-    /// The number of the next entry.
-    pub fn next_seq(&self) -> Seq {
-        Seq(self.shared.lock().cursor + 1)
     }
 
     /// Waits for the shard's account of the latest entry: sent at once, and waiting.
@@ -203,7 +199,7 @@ impl Routes {
             // Exactly, in steps: growing by halves would cost half of it again.
             self.slots.reserve_exact(slot + 65_536 - self.slots.len());
             // A multiple of the stride would be walked in circles.
-            let slots = slot + 1 + usize::from((slot + 1) % STRIDE == 0);
+            let slots = slot + 1 + usize::from((slot + 1).is_multiple_of(STRIDE));
             self.slots.resize(slots, None);
         }
         let seq = NonZeroU32::new(seq.0 as u32 + 1).expect("one more than something");

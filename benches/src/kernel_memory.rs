@@ -3,8 +3,12 @@
 //! happen to be.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+
+const SETTLE_EVERY: Duration = Duration::from_millis(200);
+const SETTLE_LOOKS: u32 = 600;
 
 /// Bytes and objects by cache.
 #[derive(Clone, Debug, Default)]
@@ -36,8 +40,22 @@ impl Slabs {
         Ok(Slabs { caches })
     }
 
-    pub fn objects(&self, cache: &str) -> f64 {
-        self.caches.get(cache).map_or(0.0, |cache| cache.objects)
+    /// The same once the number of sockets stands still: those of a process that has ended go one by
+    /// one, a minute for five millions.
+    pub fn settled() -> anyhow::Result<Slabs> {
+        let mut before = Slabs::read()?;
+        for _ in 0..SETTLE_LOOKS {
+            std::thread::sleep(SETTLE_EVERY);
+            let now = Slabs::read()?;
+            let sockets = |slabs: &Slabs| slabs.caches.get("TCP").map_or(0.0, |tcp| tcp.objects);
+            if (sockets(&now) - sockets(&before)).abs() < 20.0 {
+                return Ok(now);
+            }
+            before = now;
+        }
+        bail!(
+            "sockets come and go on this machine, so that none can be counted: what else runs here?"
+        )
     }
 
     /// What was added since `before`, per connection, in the caches that connections can be in:

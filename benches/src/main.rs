@@ -119,9 +119,7 @@ fn main() -> ExitCode {
         Command::Connections(arguments) => scenario::connections::run(&arguments, &output),
         Command::Fanout(arguments) => scenario::fanout::run(&arguments, &output),
         Command::Push(arguments) => scenario::push::run(&arguments, &output),
-        Command::Heartbeat(arguments) => {
-            questions::run(What::Heartbeat, &arguments, &output)
-        }
+        Command::Heartbeat(arguments) => questions::run(What::Heartbeat, &arguments, &output),
         Command::Uplink(arguments) => questions::run(What::Uplink, &arguments, &output),
         Command::Storm(arguments) => scenario::storm::storm(&arguments, &output),
         Command::Churn(arguments) => scenario::storm::churn(&arguments, &output),

@@ -29,29 +29,12 @@ pub struct Broker {
     process: Owned,
     /// Held open: the broker would otherwise write to a closed pipe.
     _stdout: BufReader<ChildStdout>,
-    pub address: SocketAddr,
     pub plan_hash: String,
 }
 
 impl Broker {
+    /// The settings must say where to listen.
     pub fn start(
-        binary: &Path,
-        control: SocketAddr,
-        connections_max: u64,
-        processor: usize,
-    ) -> anyhow::Result<Broker> {
-        let settings = [
-            "listen=127.0.0.1:0".to_owned(),
-            format!("connections_max={connections_max}"),
-            // Devices here are silent, and a run is shorter than this.
-            "heartbeat_min_s=1800".to_owned(),
-            "heartbeat_max_s=3600".to_owned(),
-        ];
-        Broker::with(binary, control, &settings, processor)
-    }
-
-    /// With settings of its own, which must say where to listen.
-    pub fn with(
         binary: &Path,
         control: SocketAddr,
         settings: &[String],
@@ -76,12 +59,8 @@ impl Broker {
         let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         let mut line = String::new();
         stdout.read_line(&mut line)?;
-        let address = line
-            .split_whitespace()
-            .nth(3)
-            .and_then(|address| address.parse().ok())
-            .with_context(|| format!("{} did not get ready: {line:?}", binary.display()))?;
-        Ok(Broker { process, _stdout: stdout, address, plan_hash })
+        ensure!(line.starts_with("hawser-broker ready "), "{} did not get ready", binary.display());
+        Ok(Broker { process, _stdout: stdout, plan_hash })
     }
 
     pub fn id(&self) -> u32 {
@@ -119,12 +98,8 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts this program again with another subcommand.
-    pub fn start(subcommand: &str, processor: usize) -> anyhow::Result<Helper> {
-        Helper::with(&[subcommand.to_owned()], processor)
-    }
-
-    pub fn with(arguments: &[String], processor: usize) -> anyhow::Result<Helper> {
+    /// Starts this program again with these arguments.
+    pub fn start(arguments: &[String], processor: usize) -> anyhow::Result<Helper> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments).stdin(Stdio::piped());
         let mut process = Owned(spawn_on(&mut command, processor)?);

@@ -678,6 +678,7 @@ fn said(event: &Event<'_>) -> String {
         Event::Message { stream, seq, source, .. } => format!("{stream:?} {} {source:?}", seq.0),
         Event::Repeat { stream, seq } => format!("Repeat {stream:?} {}", seq.0),
         Event::Pong => "Pong".to_owned(),
+        Event::CaughtUp { stream } => format!("CaughtUp {stream:?}"),
         Event::Reset { stream, seq } => format!("Reset {stream:?} {}", seq.0),
         Event::Closing(close) => {
             format!(

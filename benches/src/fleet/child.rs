@@ -11,8 +11,8 @@ use hawser_codec::ids::TopicId;
 use super::Net;
 use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Received};
 use super::crowd::{Crowd, Question, Script};
-use super::latency::Latency;
 use super::handle::Kind;
+use super::latency::Latency;
 use super::sockets::Sockets;
 use super::tun::{TunNet, Wire};
 use crate::io::{monotonic_ns, raise_descriptor_limit};
@@ -117,7 +117,7 @@ impl<N: Net> Child<N> {
     fn turn(&mut self, wait_ms: i32) -> io::Result<bool> {
         self.now_ms = self.start.elapsed().as_millis() as u64;
         let more = self.crowd.listen(&mut self.buffer, BATCH, self.now_ms)?;
-        self.crowd.on_time(self.now_ms)?;
+        self.crowd.on_time(BATCH, self.now_ms)?;
         self.crowd.net.flush(self.now_ms)?;
         if more {
             return Ok(false);
@@ -164,7 +164,9 @@ impl<N: Net> Child<N> {
         while self.crowd.ready < total && stopped.is_none() {
             let due = match rate {
                 0 => total,
-                rate => before.saturating_add((begun.elapsed().as_secs_f64() * f64::from(rate)) as u32),
+                rate => {
+                    before.saturating_add((begun.elapsed().as_secs_f64() * f64::from(rate)) as u32)
+                }
             };
             let mut burst = BATCH;
             while self.crowd.len() < due.min(total) && self.crowd.connecting < window && burst > 0 {
@@ -202,7 +204,8 @@ impl<N: Net> Child<N> {
         let tally = &self.crowd.tally;
         let closes: Vec<String> =
             tally.closes.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
-        let closes = if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") };
+        let closes =
+            if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") };
         format!("no device got further for {} s ({closes})", STALLED_MS / 1000)
     }
 
@@ -218,7 +221,8 @@ impl<N: Net> Child<N> {
         loop {
             let (due, window) = match pace {
                 Pace::Rate(rate) => {
-                    let due = (monotonic_ns() - begun_ns) as u128 * u128::from(rate) / 1_000_000_000;
+                    let due =
+                        (monotonic_ns() - begun_ns) as u128 * u128::from(rate) / 1_000_000_000;
                     (count.min(due as u64 + 1), usize::MAX)
                 }
                 Pace::Window(window) => (count, window as usize),
@@ -307,7 +311,9 @@ impl<N: Net> Child<N> {
         let (begun, wanted) = (Instant::now(), self.crowd.online);
         let total = u64::from(rate) * u64::from(seconds);
         let (mut left, mut device) = (0, 0);
-        while left < total || (self.crowd.online < wanted && begun.elapsed().as_secs() < u64::from(seconds) + 60) {
+        while left < total
+            || (self.crowd.online < wanted && begun.elapsed().as_secs() < u64::from(seconds) + 60)
+        {
             let due = total.min((begun.elapsed().as_secs_f64() * f64::from(rate)) as u64);
             let mut tries = self.crowd.len();
             while left < due && tries > 0 {
@@ -345,7 +351,11 @@ impl<N: Net> Child<N> {
         Counted {
             online: self.crowd.online,
             lost: tally.lost(),
-            closes: tally.closes.iter().map(|(&reason, &count)| (reason.to_owned(), count)).collect(),
+            closes: tally
+                .closes
+                .iter()
+                .map(|(&reason, &count)| (reason.to_owned(), count))
+                .collect(),
             memory_bytes: self.crowd.memory_bytes() as u64,
             net: self.crowd.net.counters().into_iter().map(owned).collect(),
         }
@@ -363,7 +373,11 @@ impl<N: Net> Child<N> {
 fn short_of_memory(free_min_bytes: u64) -> io::Result<Option<String>> {
     let free_bytes = Memory::read()?.free_bytes;
     Ok((free_bytes < free_min_bytes).then(|| {
-        format!("only {} MiB of memory are free, and {} are to stay so", free_bytes >> 20, free_min_bytes >> 20)
+        format!(
+            "only {} MiB of memory are free, and {} are to stay so",
+            free_bytes >> 20,
+            free_min_bytes >> 20
+        )
     }))
 }
 

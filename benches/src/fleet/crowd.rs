@@ -160,9 +160,10 @@ impl<N: Net> Crowd<N> {
         Ok(true)
     }
 
-    /// Runs the timers.
-    pub fn on_time(&mut self, now_ms: u64) -> io::Result<()> {
-        while let Some(device) = self.timers.next_early(now_ms) {
+    /// Runs the timers; of those that came up early, up to `limit`.
+    pub fn on_time(&mut self, limit: usize, now_ms: u64) -> io::Result<()> {
+        for _ in 0..limit {
+            let Some(device) = self.timers.next_early(now_ms) else { break };
             self.look_after(device, now_ms)?;
         }
         let links = &self.links;

@@ -82,16 +82,12 @@ impl Fleet {
                 format!("--down={}", plan.down),
             ];
             arguments.extend(plan.topic.map(|topic| format!("--topic={topic}")));
-            members.push(Member { helper: Helper::with(&arguments, processor)?, devices });
+            members.push(Member { helper: Helper::start(&arguments, processor)?, devices });
             first += devices;
         }
         let mut fleet = Fleet { members };
         fleet.hear("preparing tickets", |answer| matches!(answer, Answer::Ready).then_some(()))?;
         Ok(fleet)
-    }
-
-    pub fn ids(&self) -> impl Iterator<Item = u32> {
-        self.members.iter().map(|member| member.helper.id())
     }
 
     /// Connects devices until there are `total`, or the answer says why not.
@@ -246,7 +242,8 @@ impl Fleet {
             Answer::Counted(counted) => Some(counted),
             _ => None,
         })?;
-        let none = Counted { online: 0, lost: 0, closes: Vec::new(), memory_bytes: 0, net: Vec::new() };
+        let none =
+            Counted { online: 0, lost: 0, closes: Vec::new(), memory_bytes: 0, net: Vec::new() };
         Ok(each.into_iter().fold(none, |mut sum, one| {
             sum.online += one.online;
             sum.lost += one.lost;
@@ -267,7 +264,8 @@ impl Fleet {
         let (mut before, mut given) = (0, 0);
         let mut share = |member: &Member| {
             before += u64::from(member.devices);
-            let until = (u128::from(total) * u128::from(before) / u128::from(devices.max(1))) as u64;
+            let until =
+                (u128::from(total) * u128::from(before) / u128::from(devices.max(1))) as u64;
             until - std::mem::replace(&mut given, until)
         };
         self.members.iter().map(&mut share).collect()

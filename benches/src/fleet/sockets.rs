@@ -53,7 +53,7 @@ enum State {
 
 /// What keeps a socket from being closed.
 struct Closing {
-    socket: Socket,
+    _socket: Socket,
     connecting: bool,
     armed: bool,
 }
@@ -101,7 +101,7 @@ impl Sockets {
             && (connecting || armed)
         {
             self.ring.cancel(tag);
-            self.closing.insert(tag, Closing { socket, connecting, armed });
+            self.closing.insert(tag, Closing { _socket: socket, connecting, armed });
         }
     }
 
@@ -137,7 +137,12 @@ impl Sockets {
             Done::Connected { tag, connected: true } => {
                 self.conns[tag.device as usize].state = State::Open;
                 self.arm(tag.device);
-                return Some(Heard { device: tag.device, connected: true, data: &[], ended: false });
+                return Some(Heard {
+                    device: tag.device,
+                    connected: true,
+                    data: &[],
+                    ended: false,
+                });
             }
             Done::Connected { tag, connected: false } => {
                 self.refused += 1;
@@ -240,9 +245,9 @@ impl Net for Sockets {
 
     fn next<'b>(&mut self, buffer: &'b mut [u8], _now_ms: u64) -> io::Result<Option<Heard<'b>>> {
         while let Some(done) = self.ring.next() {
-            let heard = self.take(done, buffer).map(|heard| {
-                (heard.device, heard.connected, heard.data.len(), heard.ended)
-            });
+            let heard = self
+                .take(done, buffer)
+                .map(|heard| (heard.device, heard.connected, heard.data.len(), heard.ended));
             if let Some((device, connected, bytes, ended)) = heard {
                 return Ok(Some(Heard { device, connected, data: &buffer[..bytes], ended }));
             }

@@ -11,7 +11,7 @@ use std::mem::zeroed;
 use super::check;
 
 /// The namespace's own settings. All of them are per network namespace.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("net/core/somaxconn", "65535"),
     ("net/ipv4/tcp_max_syn_backlog", "1048576"),
     // A cookie would hide that the backlog is full, and forgets the client's segment size.
@@ -20,6 +20,8 @@ const SETTINGS: [(&str, &str); 6] = [
     // The first bytes after a pause may leave at once, as on a server that is set up for this.
     ("net/ipv4/tcp_slow_start_after_idle", "0"),
     ("net/ipv4/ip_local_port_range", "1024 65535"),
+    // In every kernel, without pacing: what is measured is the server, not how it shares a path.
+    ("net/ipv4/tcp_congestion_control", "reno"),
 ];
 
 /// Buckets of the hash of established connections: the largest that the kernel takes is 2^24.
@@ -57,9 +59,11 @@ fn unshare() -> Result<(), Refused> {
     // SAFETY: the call takes no pointer.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop).map_err(|error| {
         Refused(match error.raw_os_error() {
-            Some(libc::EPERM) => "a network namespace needs root (CAP_SYS_ADMIN): run this as root, \
+            Some(libc::EPERM) => {
+                "a network namespace needs root (CAP_SYS_ADMIN): run this as root, \
                                   or use --fleet sockets"
-                .to_owned(),
+                    .to_owned()
+            }
             Some(libc::EINVAL) => "this kernel has no network namespaces (CONFIG_NET_NS): use \
                                    --fleet sockets"
                 .to_owned(),

@@ -36,15 +36,28 @@ pub struct Tag {
 
 #[derive(Debug)]
 pub enum Done {
-    Connected { tag: Tag, connected: bool },
+    Connected {
+        tag: Tag,
+        connected: bool,
+    },
     /// Bytes, to be read with [`SocketRing::read`].
-    Bytes { tag: Tag, buffer: Buffer, armed: bool },
+    Bytes {
+        tag: Tag,
+        buffer: Buffer,
+        armed: bool,
+    },
     /// Nothing more comes: the peer has ended it, it failed, or the receive was cancelled.
-    Ended { tag: Tag },
+    Ended {
+        tag: Tag,
+    },
     /// The receive has to be made again.
-    Again { tag: Tag },
+    Again {
+        tag: Tag,
+    },
     /// The peer does not read, or is gone.
-    Unsent { tag: Tag },
+    Unsent {
+        tag: Tag,
+    },
     Input,
 }
 
@@ -180,9 +193,7 @@ impl SocketRing {
         let (kind, tag) = (entry.user_data() >> 56, untoken(entry.user_data()));
         let (result, armed) = (entry.result(), cqueue::more(entry.flags()));
         match kind {
-            k if k == Kind::Connect as u64 => {
-                Some(Done::Connected { tag, connected: result == 0 })
-            }
+            k if k == Kind::Connect as u64 => Some(Done::Connected { tag, connected: result == 0 }),
             k if k == Kind::Receive as u64 => {
                 let id = cqueue::buffer_select(entry.flags());
                 if result > 0 {

@@ -33,14 +33,15 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     setting.enter(connections)?;
     let mut stage = BrokerSide::start(setting, connections)?;
     let (empty, slabs, free) =
-        (memory(stage.broker.id())?, Slabs::read()?, Memory::read()?.free_bytes);
+        (memory(stage.broker.id())?, Slabs::settled()?, Memory::read()?.free_bytes);
     let cpu_before_ns = cpu_ns(stage.broker.id())?;
     let opened = stage.open(connections)?;
-    let setup_cpu_ns = (cpu_ns(stage.broker.id())? - cpu_before_ns) as f64 / f64::from(opened.online);
+    let setup_cpu_ns =
+        (cpu_ns(stage.broker.id())? - cpu_before_ns) as f64 / f64::from(opened.online);
     let checked = stage.fleet.ping(opened.online.into(), Pace::Window(CHECK_WINDOW))?;
 
     let full = memory(stage.broker.id())?;
-    let kernel = Slabs::read()?.per_connection(&slabs, opened.online);
+    let kernel = Slabs::settled()?.per_connection(&slabs, opened.online);
     let free_full = Memory::read()?.free_bytes;
     let (idle_from, idle_ns) = (Instant::now(), cpu_ns(stage.broker.id())?);
     std::thread::sleep(Duration::from_secs(arguments.idle_s));

@@ -32,7 +32,9 @@ fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => match number.as_f64() {
-            Some(number) if number.fract() != 0.0 && number.abs() < 1000.0 => format!("{number:.2}"),
+            Some(number) if number.fract() != 0.0 && number.abs() < 1000.0 => {
+                format!("{number:.2}")
+            }
             Some(number) => grouped(number.round() as i64),
             None => number.to_string(),
         },
@@ -45,7 +47,7 @@ fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut out = String::new();
     for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -66,7 +68,9 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        for (number, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-5_000_000, "-5,000,000")] {
+        for (number, expected) in
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (-5_000_000, "-5,000,000")]
+        {
             assert_eq!(grouped(number), expected);
         }
     }

@@ -62,7 +62,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let setting = &arguments.setting;
     let connections = setting.connections.unwrap_or(CONNECTIONS);
     let both = arguments.floor && setting.fits(connections, 2)?;
-    ensure!(both || !arguments.floor, "the floor needs memory for as many connections again: choose fewer");
+    ensure!(
+        both || !arguments.floor,
+        "the floor needs memory for as many connections again: choose fewer"
+    );
     setting.enter(connections.saturating_mul(1 + u32::from(both)))?;
     let mut side = BrokerSide::start(setting, connections)?;
     side.open_all(connections)?;
@@ -143,7 +146,12 @@ fn put(one: &Measured, prefix: &str, values: &mut Value) {
     one.received.latency.put(prefix, values);
 }
 
-fn through_broker(side: &mut BrokerSide, count: u64, rate: u64, bytes: usize) -> anyhow::Result<Measured> {
+fn through_broker(
+    side: &mut BrokerSide,
+    count: u64,
+    rate: u64,
+    bytes: usize,
+) -> anyhow::Result<Measured> {
     let before_ns = side.cpu_ns()?;
     side.fleet.expect(count, QUIET_MS)?;
     let begun_ns = monotonic_ns();
@@ -152,7 +160,12 @@ fn through_broker(side: &mut BrokerSide, count: u64, rate: u64, bytes: usize) ->
     measured(count, begun_ns, received, side.cpu_ns()? - before_ns)
 }
 
-fn from_floor(floor: &mut FloorSide, count: u64, rate: u64, bytes: usize) -> anyhow::Result<Measured> {
+fn from_floor(
+    floor: &mut FloorSide,
+    count: u64,
+    rate: u64,
+    bytes: usize,
+) -> anyhow::Result<Measured> {
     let before_ns = floor.cpu_ns()?;
     floor.fleet.expect(count, QUIET_MS)?;
     let begun_ns = monotonic_ns();
@@ -161,7 +174,12 @@ fn from_floor(floor: &mut FloorSide, count: u64, rate: u64, bytes: usize) -> any
     measured(count, begun_ns, received, floor.cpu_ns()? - before_ns)
 }
 
-fn measured(count: u64, begun_ns: u64, received: Received, cpu_ns: u64) -> anyhow::Result<Measured> {
+fn measured(
+    count: u64,
+    begun_ns: u64,
+    received: Received,
+    cpu_ns: u64,
+) -> anyhow::Result<Measured> {
     ensure!(received.messages == count, "{} of {count} messages arrived", received.messages);
     let seconds = (received.last_ns - begun_ns) as f64 / 1e9;
     Ok(Measured { rate: count as f64 / seconds, cpu_ns: cpu_ns as f64 / count as f64, received })

@@ -72,7 +72,10 @@ impl What {
             What::Uplink => fleet.pull(count, pace)?,
         };
         let Asked { sent, answered, .. } = asked;
-        ensure!(answered == count, "{answered} of {sent} questions were answered, of {count} to be asked");
+        ensure!(
+            answered == count,
+            "{answered} of {sent} questions were answered, of {count} to be asked"
+        );
         Ok(asked)
     }
 }
@@ -80,7 +83,10 @@ impl What {
 pub fn run(what: What, arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let setting = &arguments.setting;
     let connections = setting.connections.unwrap_or(CONNECTIONS);
-    ensure!(!arguments.floor || setting.fits(connections, 2)?, "the floor needs memory for as many connections again: choose fewer");
+    ensure!(
+        !arguments.floor || setting.fits(connections, 2)?,
+        "the floor needs memory for as many connections again: choose fewer"
+    );
     setting.enter(connections.saturating_mul(1 + u32::from(arguments.floor)))?;
     let mut side = BrokerSide::start(setting, connections)?;
     side.open_all(connections)?;

@@ -10,7 +10,7 @@
 //! Both sides are there at the same time and measured in turn, so that what the machine does
 //! otherwise hits both. When memory cannot hold both, the floor comes after the broker has gone.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
@@ -98,7 +98,7 @@ impl Setting {
             self.fits(connections, 1)?,
             "{connections} connections take about {} MiB and {} MiB are free above the {} that stay \
              so: choose fewer (--connections) or free memory",
-            u64::from(connections) * BYTES_PER_CONNECTION >> 20,
+            (u64::from(connections) * BYTES_PER_CONNECTION) >> 20,
             (Memory::read()?.free_bytes >> 20).saturating_sub(self.free_min_mib),
             self.free_min_mib
         );
@@ -126,10 +126,11 @@ impl Setting {
     }
 
     /// Where the server of a side listens.
-    fn server(&self, lane: u8) -> SocketAddr {
+    fn server(&self, lane: u8) -> anyhow::Result<SocketAddr> {
         match self.fleet {
-            Kind::Tun => SocketAddr::from((Lane::new(lane).server(), PORT)),
-            Kind::Sockets => SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + 100 + u16::from(lane))),
+            Kind::Tun => Ok(SocketAddr::from((Lane::new(lane).server(), PORT))),
+            // A port that was free a moment ago.
+            Kind::Sockets => Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?),
         }
     }
 }
@@ -148,7 +149,7 @@ impl BrokerSide {
     pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<BrokerSide> {
         let binary = sibling(setting.broker.as_deref(), "hawser-broker")?;
         // The fleet makes the device that the broker's address is on.
-        let server = setting.server(0);
+        let server = setting.server(0)?;
         let fleet = setting.fleet(server, connections)?;
         let control = ControlEnd::start(setting.tickets)?;
         let mut settings = vec![
@@ -161,7 +162,7 @@ impl BrokerSide {
             "heartbeat_max_s=3600".to_owned(),
         ];
         settings.extend(setting.settings.iter().cloned());
-        let broker = Broker::with(&binary, control.address(), &settings, processors()?.0)?;
+        let broker = Broker::start(&binary, control.address(), &settings, processors()?.0)?;
         control.wait_for_link()?;
         Ok(BrokerSide { fleet, control, broker, opening: setting.opening() })
     }
@@ -196,10 +197,10 @@ pub struct FloorSide {
 
 impl FloorSide {
     pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<FloorSide> {
-        let server = setting.server(1);
+        let server = setting.server(1)?;
         let fleet = setting.fleet(server, connections)?;
         let arguments = ["bare".to_owned(), format!("--listen={server}")];
-        let mut bare = Helper::with(&arguments, processors()?.0)?;
+        let mut bare = Helper::start(&arguments, processors()?.0)?;
         bare.hear("ready")?;
         Ok(FloorSide { fleet, bare, pushed: 0, opening: setting.opening() })
     }
@@ -239,7 +240,11 @@ impl FloorSide {
 
 /// The first number of a tally.
 fn sent(tally: &str) -> anyhow::Result<u64> {
-    tally.split(' ').next().and_then(|sent| sent.parse().ok()).context("a tally begins with a number")
+    tally
+        .split(' ')
+        .next()
+        .and_then(|sent| sent.parse().ok())
+        .context("a tally begins with a number")
 }
 
 /// The processor of the servers, and that of everything else.

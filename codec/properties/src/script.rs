@@ -103,6 +103,7 @@ impl Stage {
                     | Event::Ready
                     | Event::Repeat { .. }
                     | Event::Pong
+                    | Event::CaughtUp { .. }
                     | Event::Closing(_) => {}
                 }
             });

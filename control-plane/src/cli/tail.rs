@@ -214,7 +214,10 @@ impl Owner for Tail {
                 eprintln!("the store went back: {stream:?} goes on from {}", seq.0);
             }
             Event::Closing(close) => eprintln!("the broker closes: {}", close.reason),
-            Event::Welcomed { .. } | Event::Repeat { .. } | Event::Pong => {}
+            Event::Welcomed { .. }
+            | Event::Repeat { .. }
+            | Event::CaughtUp { .. }
+            | Event::Pong => {}
         }
     }
 

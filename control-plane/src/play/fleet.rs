@@ -248,7 +248,9 @@ impl Owner for SimulatedDevice {
                 Some(_) | None => What::Other,
             },
             // The session has recognised it: the application does not see it.
-            Event::Repeat { .. } | Event::Pong | Event::Closing(_) => return,
+            Event::Repeat { .. } | Event::Pong | Event::CaughtUp { .. } | Event::Closing(_) => {
+                return;
+            }
         };
         self.fleet.tell(self.device, what);
     }

@@ -419,7 +419,7 @@ struct Hearing<'a> {
 
 impl Hearing<'_> {
     fn on_event(&mut self, event: Event<'_>) {
-        if !matches!(event, Event::Pong) {
+        if !matches!(event, Event::Pong | Event::CaughtUp { .. }) {
             self.record.last_event_ms = self.trace.now_ms;
         }
         match event {
@@ -445,6 +445,9 @@ impl Hearing<'_> {
                 self.trace
                     .note(format_args!("app {} hears again {stream:?} {}", self.label, seq.0));
                 self.trace.reach("device: repeat recognised");
+            }
+            Event::CaughtUp { stream } => {
+                self.trace.note(format_args!("app {} has caught up with {stream:?}", self.label));
             }
             Event::Reset { stream, seq } => {
                 self.trace.note(format_args!("app {} is reset to {seq:?}", self.label));

@@ -142,7 +142,10 @@ impl Device {
                 let addresses = close.addresses.iter().map(ToString::to_string).collect();
                 *closed = Some((close.reason, addresses));
             }
-            Event::Welcomed { .. } | Event::Ready | Event::Reset { .. } => {}
+            Event::Welcomed { .. }
+            | Event::Ready
+            | Event::CaughtUp { .. }
+            | Event::Reset { .. } => {}
         };
         let command = session
             .on_bytes(framer, &bytes[..count], now_ms, &mut out, on_event)

@@ -15,8 +15,8 @@ use crate::io::tun::Tun;
 use packet::Packets;
 pub use packet::{DEVICES_MAX, Lane};
 use tcp::{BLOCK_BYTES, Tcp};
-pub use wire::Wire;
 use wire::Weather;
+pub use wire::Wire;
 
 /// Together with a device's session and timer.
 const _: () = assert!(BLOCK_BYTES + crate::fleet::crowd::DEVICE_BYTES <= 64);
@@ -138,7 +138,8 @@ impl Net for TunNet {
             let heard = self.tcp.on_packet(&buffer[..bytes], now_ms, &mut self.out);
             let place = heard.map(|heard| {
                 let start = heard.data.as_ptr() as usize - buffer.as_ptr() as usize;
-                let range = if heard.data.is_empty() { 0..0 } else { start..start + heard.data.len() };
+                let range =
+                    if heard.data.is_empty() { 0..0 } else { start..start + heard.data.len() };
                 (heard.device, heard.connected, range, heard.end.is_some())
             });
             if let Some((device, connected, range, ended)) = place {
@@ -164,7 +165,8 @@ impl Net for TunNet {
     }
 
     fn wait(&mut self, timeout_ms: i32) -> io::Result<bool> {
-        let timeout_ms = if self.up.is_calm() && self.down.is_calm() { timeout_ms } else { 1.min(timeout_ms) };
+        let timeout_ms =
+            if self.up.is_calm() && self.down.is_calm() { timeout_ms } else { 1.min(timeout_ms) };
         Ok(self.epoll.wait(timeout_ms)?.any(|token| token == STDIN))
     }
 

@@ -146,14 +146,18 @@ impl Header {
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
         bytes.extend_from_slice(&ip);
 
-        let pseudo = (source >> 16) + (source & 0xffff) + (destination >> 16)
-            + (destination & 0xffff) + u32::from(TCP) + tcp_bytes as u32;
+        let pseudo = (source >> 16)
+            + (source & 0xffff)
+            + (destination >> 16)
+            + (destination & 0xffff)
+            + u32::from(TCP)
+            + tcp_bytes as u32;
         let mut tcp = [0; TCP_BYTES];
         tcp[0..2].copy_from_slice(&address.port().to_be_bytes());
         tcp[2..4].copy_from_slice(&port.to_be_bytes());
         tcp[4..8].copy_from_slice(&self.seq.to_be_bytes());
         tcp[8..12].copy_from_slice(&self.ack.to_be_bytes());
-        tcp[12] = ((TCP_BYTES + options.len()) / 4 << 4) as u8;
+        tcp[12] = (((TCP_BYTES + options.len()) / 4) << 4) as u8;
         tcp[13] = self.flags;
         tcp[14..16].copy_from_slice(&self.window.to_be_bytes());
         tcp[16..18].copy_from_slice(&fold(pseudo).to_be_bytes());
@@ -212,7 +216,10 @@ mod tests {
                 for turn in [false, true] {
                     let place = Place { device, turn };
                     let address = place.address(lane);
-                    assert_eq!(Place::of(lane, address.ip().to_bits(), address.port()), Some(place));
+                    assert_eq!(
+                        Place::of(lane, address.ip().to_bits(), address.port()),
+                        Some(place)
+                    );
                     assert!(*address.ip() < lane.server());
                     assert!(address.ip().to_bits() & Lane::MASK.to_bits() == lane.net);
                 }
@@ -232,7 +239,13 @@ mod tests {
     fn what_is_written_can_be_read() {
         let mut packets = Packets::default();
         let header = Header { flags: PSH | ACK, seq: 7, ack: 9, window: 500 };
-        header.put(&mut packets, Lane::new(1), Place { device: 77_777, turn: true }, 7400, b"hello");
+        header.put(
+            &mut packets,
+            Lane::new(1),
+            Place { device: 77_777, turn: true },
+            7400,
+            b"hello",
+        );
         assert_eq!(packets.len(), 1);
         let mut packet = packets.iter().next().unwrap().to_vec();
         let (ip, tcp) = (HEADER_BYTES, HEADER_BYTES + IP_BYTES);

@@ -80,8 +80,6 @@ pub enum End {
     /// The peer has said all it has to say.
     Finished,
     Reset,
-    /// Nobody answered.
-    TimedOut,
 }
 
 /// What a packet was about. After it the device sends something or [`Tcp::acknowledge`]s.
@@ -200,7 +198,8 @@ impl Tcp {
         let Some(block) = known else {
             self.counters.strays += 1;
             if !header.has(RST) {
-                let ends = data.len() as u32 + u32::from(header.has(SYN)) + u32::from(header.has(FIN));
+                let ends =
+                    data.len() as u32 + u32::from(header.has(SYN)) + u32::from(header.has(FIN));
                 let ack = header.seq.wrapping_add(ends);
                 let reset = Header { flags: RST | ACK, seq: header.ack, ack, window: 0 };
                 reset.put(out, self.lane, place, port, &[]);

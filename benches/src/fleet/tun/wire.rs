@@ -23,7 +23,8 @@ impl FromStr for Wire {
     fn from_str(text: &str) -> Result<Wire, String> {
         let mut wire = Wire::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').ok_or_else(|| format!("{part}: write name=value"))?;
+            let (name, value) =
+                part.split_once('=').ok_or_else(|| format!("{part}: write name=value"))?;
             let share = || match value.parse::<f64>() {
                 Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
                 _ => Err(format!("{name}: {value} is not a share from 0 up to, and not, 1")),
@@ -36,7 +37,9 @@ impl FromStr for Wire {
                     Ok(delay_ms @ 0..=10_000) => wire.delay_ms = delay_ms,
                     _ => return Err(format!("delay_ms: {value} is not a number up to 10000")),
                 },
-                _ => return Err(format!("{name}: there are loss, delay_ms, reorder and duplicate")),
+                _ => {
+                    return Err(format!("{name}: there are loss, delay_ms, reorder and duplicate"));
+                }
             }
         }
         if wire.reorder > 0.0 && wire.delay_ms == 0 {
@@ -155,7 +158,9 @@ mod tests {
         assert_eq!(wire, Wire { loss: 0.01, delay_ms: 50, reorder: 0.02, duplicate: 0.001 });
         assert_eq!("".parse(), Ok(Wire::default()));
         assert_eq!(wire.to_string().parse(), Ok(wire));
-        for bad in ["loss", "loss=1", "loss=-0.1", "loss=x", "delay_ms=10001", "lag=1", "reorder=0.1"] {
+        for bad in
+            ["loss", "loss=1", "loss=-0.1", "loss=x", "delay_ms=10001", "lag=1", "reorder=0.1"]
+        {
             assert!(bad.parse::<Wire>().is_err(), "{bad}");
         }
     }
