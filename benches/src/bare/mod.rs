@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, ensure};
 use hawser_bare_protocol::command::{Answer, Command};
 use hawser_bare_protocol::frames;
+use hawser_broker::io::host::refuse_huge_pages;
 use hawser_broker::io::socket::{listen, local_address};
 
 use crate::io;
@@ -51,6 +52,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    // As the broker does: with them memory grows in steps of 2 MiB.
+    refuse_huge_pages();
     let limit = io::raise_descriptor_limit()?;
     ensure!(limit >= TABLE_MIN, "the limit of open files is {limit}: raise it to {TABLE_MIN}");
     let listener = listen(arguments.listen, 1, SEND_BUFFER_BYTES)
