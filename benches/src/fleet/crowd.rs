@@ -176,7 +176,7 @@ impl<N: Net> Crowd<N> {
         Ok(())
     }
 
-    /// Asks something of the server, if the device is online; whether it was.
+    /// Asks something of the server, if the device is online and waits for no answer; whether so.
     pub fn ask(
         &mut self,
         device: u32,
@@ -184,7 +184,7 @@ impl<N: Net> Crowd<N> {
         due_ns: u64,
         now_ms: u64,
     ) -> io::Result<bool> {
-        if !self.is_online(device) {
+        if !self.is_online(device) || self.tally.asked.contains_key(&device) {
             return Ok(false);
         }
         self.change(device, |session, _, out| match what {

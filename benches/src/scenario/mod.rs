@@ -9,6 +9,7 @@ pub mod storm;
 
 use std::io::IsTerminal;
 
+use anyhow::bail;
 use serde_json::Value;
 
 /// The values of a scenario for people: one a line, those that have no number left out.
@@ -53,6 +54,18 @@ fn grouped(number: i64) -> String {
         out.push(digit);
     }
     if number < 0 { format!("-{out}") } else { out }
+}
+
+/// A rate that was asked for and is out of reach says nothing about latencies: they grow with the
+/// length of the run.
+pub fn reached(asked: Option<u32>, rate: f64) -> anyhow::Result<()> {
+    match asked {
+        Some(asked) if rate < 0.9 * f64::from(asked) => bail!(
+            "{asked} a second were asked for and {rate:.0} reached, so latencies would only say how \
+             long this ran: choose a lower --rate"
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Says on a terminal what happens next.

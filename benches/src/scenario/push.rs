@@ -5,7 +5,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::stage::{BrokerSide, FloorSide, Setting};
-use super::{print, say};
+use super::{print, reached, say};
 use crate::fleet::command::Received;
 use crate::io::monotonic_ns;
 use crate::results::Output;
@@ -118,6 +118,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         values["rate"] = json!(rate);
         through_broker(&mut side, count, rate, bytes)?;
         let one = through_broker(&mut side, count, rate, bytes)?;
+        reached(arguments.rate, one.rate)?;
         put(&one, "", &mut values);
         values["sent"] = json!(count);
         values["received"] = json!(one.received.messages);

@@ -5,7 +5,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::stage::{BrokerSide, FloorSide, Setting};
-use super::{print, say};
+use super::{print, reached, say};
 use crate::fleet::command::{Asked, Pace};
 use crate::fleet::handle::Fleet;
 use crate::results::Output;
@@ -136,7 +136,9 @@ pub fn run(what: What, arguments: &Arguments, output: &Output) -> anyhow::Result
         let count = u64::from(rate) * u64::from(arguments.seconds);
         let mut values = common.clone();
         values["rate"] = json!(rate);
-        put(&what.ask(&mut side.fleet, count, Pace::Rate(rate))?, "", &mut values);
+        let asked = what.ask(&mut side.fleet, count, Pace::Rate(rate))?;
+        reached(arguments.rate, self::rate(&asked))?;
+        put(&asked, "", &mut values);
         if let Some(floor) = &mut floor {
             put(&what.ask(&mut floor.fleet, count, Pace::Rate(rate))?, "floor_", &mut values);
         }

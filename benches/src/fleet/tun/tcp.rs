@@ -552,3 +552,245 @@ impl Flight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: u16 = 7400;
+
+    /// A connection, and the server's numbers.
+    struct Script {
+        tcp: Tcp,
+        out: Packets,
+        /// The server's next number, and the client's as the server has it.
+        seq: u32,
+        ack: u32,
+    }
+
+    impl Script {
+        /// Connected, with nothing under way.
+        fn connected() -> Script {
+            let mut script = Script {
+                tcp: Tcp::new(Lane::new(0), PORT),
+                out: Packets::default(),
+                seq: 7_000,
+                ack: 0,
+            };
+            script.tcp.connect(0, 0, &mut script.out);
+            let (syn, _) = script.said();
+            assert_eq!(syn.flags, SYN);
+            script.ack = syn.seq.wrapping_add(1);
+            script.hear(SYN | ACK, 0, &[], |heard| assert!(heard.unwrap().connected));
+            script.seq += 1;
+            assert!(script.tcp.is_open(0));
+            script
+        }
+
+        /// The one segment that was said last.
+        fn said(&mut self) -> (Header, Vec<u8>) {
+            let mut all = self.all_said();
+            assert_eq!(all.len(), 1, "one segment");
+            all.remove(0)
+        }
+
+        fn all_said(&mut self) -> Vec<(Header, Vec<u8>)> {
+            let all = self.out.iter().map(turned).collect();
+            self.out.clear();
+            all
+        }
+
+        /// The server says something, `back` bytes before its next number.
+        fn hear<R>(
+            &mut self,
+            flags: u8,
+            back: i32,
+            data: &[u8],
+            then: impl FnOnce(Option<Heard<'_>>) -> R,
+        ) -> R {
+            self.hear_at(0, flags, back, data, u16::MAX, then)
+        }
+
+        fn hear_at<R>(
+            &mut self,
+            now_ms: u64,
+            flags: u8,
+            back: i32,
+            data: &[u8],
+            window: u16,
+            then: impl FnOnce(Option<Heard<'_>>) -> R,
+        ) -> R {
+            let seq = self.seq.wrapping_add_signed(-back);
+            let header = Header { flags, seq, ack: self.ack, window };
+            let packet = from_server(&header, self.tcp.blocks[0].place(0), data);
+            then(self.tcp.on_packet(&packet, now_ms, &mut self.out))
+        }
+    }
+
+    /// A segment from the server: one to it, turned round.
+    fn from_server(header: &Header, to: Place, data: &[u8]) -> Vec<u8> {
+        let mut packets = Packets::default();
+        header.put(&mut packets, Lane::new(0), to, PORT, data);
+        swapped(packets.iter().next().expect("one was put"))
+    }
+
+    fn turned(packet: &[u8]) -> (Header, Vec<u8>) {
+        let packet = swapped(packet);
+        let (_, _, header, data) =
+            Header::read(Lane::new(0), &packet).expect("it was written here");
+        (header, data.to_vec())
+    }
+
+    fn swapped(packet: &[u8]) -> Vec<u8> {
+        let mut packet = packet.to_vec();
+        let ip = crate::io::tun::HEADER_BYTES;
+        (0..4).for_each(|byte| packet.swap(ip + 12 + byte, ip + 16 + byte));
+        (0..2).for_each(|byte| packet.swap(ip + 20 + byte, ip + 22 + byte));
+        packet
+    }
+
+    #[test]
+    fn bytes_come_once_and_in_order_however_segments_arrive() {
+        let mut script = Script::connected();
+        // Ahead of what is next: not taken, and said so.
+        script.hear(ACK, -3, b"def", |heard| assert_eq!(heard, None));
+        assert_eq!(script.said().0.ack, script.seq);
+        script.hear(ACK, 0, b"abc", |heard| assert_eq!(heard.unwrap().data, b"abc"));
+        script.seq += 3;
+        // Again, and then overlapping with something new.
+        script.hear(ACK, 3, b"abc", |heard| assert_eq!(heard, None));
+        assert_eq!(script.said().0.ack, script.seq);
+        script.hear(ACK, 3, b"abcdef", |heard| assert_eq!(heard.unwrap().data, b"def"));
+        script.seq += 3;
+        script.tcp.acknowledge(0, &mut script.out);
+        assert_eq!(script.said().0.ack, script.seq);
+        let Counters { out_of_order, repeats_heard, .. } = script.tcp.counters;
+        assert_eq!((out_of_order, repeats_heard), (1, 1));
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_is_sent_again_and_then_given_up() {
+        let mut script = Script::connected();
+        script.tcp.send(0, b"hello", 0, &mut script.out);
+        let (first, data) = script.said();
+        assert_eq!((first.seq, &data[..]), (script.ack, &b"hello"[..]));
+        let (mut now_ms, mut lost, mut repeats) = (0, Vec::new(), 0);
+        while lost.is_empty() {
+            now_ms += 100;
+            script.tcp.on_time(now_ms, &mut script.out, |device| lost.push(device));
+            for (header, data) in script.all_said() {
+                if header.has(RST) {
+                    continue;
+                }
+                assert_eq!((header.seq, &data[..]), (script.ack, &b"hello"[..]));
+                repeats += 1;
+            }
+        }
+        assert_eq!((lost, repeats), (vec![0], u32::from(TRIES_MAX)));
+        assert!(now_ms >= RTO_MS * 127, "each time it waits twice as long: {now_ms}");
+        assert!(!script.tcp.is_open(0));
+    }
+
+    #[test]
+    fn a_part_that_is_acknowledged_is_not_sent_again() {
+        let mut script = Script::connected();
+        script.tcp.send(0, b"hello", 0, &mut script.out);
+        script.all_said();
+        script.ack = script.ack.wrapping_add(2);
+        script.hear(ACK, 0, &[], |heard| assert_eq!(heard, None));
+        script.tcp.on_time(RTO_MS, &mut script.out, |_| panic!("not yet"));
+        let (header, data) = script.said();
+        assert_eq!((header.seq, &data[..]), (script.ack, &b"llo"[..]));
+        script.ack = script.ack.wrapping_add(3);
+        script.hear(ACK, 0, &[], |heard| assert_eq!(heard, None));
+        script.tcp.on_time(100 * RTO_MS, &mut script.out, |_| panic!("nothing is under way"));
+        assert_eq!(script.all_said(), []);
+        assert!(script.tcp.blocks[0].flight().is_none(), "an idle connection has no flight");
+    }
+
+    #[test]
+    fn a_closed_window_is_asked_again_and_kept() {
+        let mut script = Script::connected();
+        script.tcp.send(0, b"a", 0, &mut script.out);
+        script.all_said();
+        script.ack = script.ack.wrapping_add(1);
+        script.tcp.send(0, b"b", 0, &mut script.out);
+        script.all_said();
+        // Has the first, and no room for the second, which is asked about byte by byte.
+        script.hear_at(0, ACK, 0, &[], 0, |heard| assert_eq!(heard, None));
+        script.tcp.send(0, b"cd", 0, &mut script.out);
+        assert_eq!(script.said().1, b"", "only an acknowledgement leaves");
+        script.tcp.on_time(RTO_MS, &mut script.out, |_| panic!("not yet"));
+        assert_eq!(script.said().1, b"b");
+        script.ack = script.ack.wrapping_add(1);
+        script.hear_at(RTO_MS, ACK, 0, &[], 100, |heard| assert_eq!(heard, None));
+        assert_eq!(script.said().1, b"cd");
+    }
+
+    #[test]
+    fn who_does_not_read_takes_nothing_and_says_so() {
+        let mut script = Script::connected();
+        script.tcp.stall(0, true, &mut script.out);
+        assert_eq!(script.said().0.window, 0);
+        script.hear(ACK, 0, b"abc", |heard| assert_eq!(heard, None));
+        let (header, _) = script.said();
+        assert_eq!((header.ack, header.window), (script.seq, 0));
+        // A probe has a number that was acknowledged.
+        script.hear(ACK, 1, &[], |heard| assert_eq!(heard, None));
+        assert_eq!(script.said().0.window, 0);
+        script.tcp.stall(0, false, &mut script.out);
+        assert_eq!(script.said().0.window, WINDOW);
+        script.hear(ACK, 0, b"abc", |heard| assert_eq!(heard.unwrap().data, b"abc"));
+    }
+
+    #[test]
+    fn both_sides_may_close_first() {
+        let mut script = Script::connected();
+        script.hear(FIN | ACK, 0, b"bye", |heard| {
+            let heard = heard.unwrap();
+            assert_eq!((heard.data, heard.end), (&b"bye"[..], Some(End::Finished)));
+        });
+        let (fin, _) = script.said();
+        assert!(fin.has(FIN) && fin.ack == script.seq + 4);
+        (script.seq, script.ack) = (script.seq + 4, script.ack.wrapping_add(1));
+        script.hear(ACK, 0, &[], |heard| assert_eq!(heard, None));
+        assert_eq!(script.tcp.blocks[0].state(), State::Closed);
+
+        let mut script = Script::connected();
+        script.tcp.finish(0, 0, &mut script.out);
+        assert!(script.said().0.has(FIN));
+        script.ack = script.ack.wrapping_add(1);
+        script.hear(ACK, 0, b"late", |heard| assert_eq!(heard, None, "it is nobody's"));
+        assert_eq!(script.said().0.ack, script.seq + 4);
+        script.seq += 4;
+        script.hear(FIN | ACK, 0, &[], |heard| assert_eq!(heard, None));
+        assert_eq!(script.said().0.ack, script.seq + 1);
+        assert_eq!(script.tcp.blocks[0].state(), State::Closed);
+    }
+
+    #[test]
+    fn only_the_exact_number_resets() {
+        let mut script = Script::connected();
+        script.hear(RST, -1, &[], |heard| assert_eq!(heard, None));
+        assert!(script.tcp.is_open(0) && script.said().0.has(ACK));
+        script.hear(RST, 0, &[], |heard| assert_eq!(heard.unwrap().end, Some(End::Reset)));
+        assert!(!script.tcp.is_open(0));
+        assert_eq!(script.all_said(), []);
+    }
+
+    #[test]
+    fn a_late_segment_of_the_last_connection_is_reset() {
+        let mut script = Script::connected();
+        let late = from_server(
+            &Header { flags: ACK, seq: script.seq, ack: script.ack, window: 1 },
+            script.tcp.blocks[0].place(0),
+            b"late",
+        );
+        script.tcp.reset(0, &mut script.out);
+        script.tcp.connect(0, 1, &mut script.out);
+        script.all_said();
+        assert_eq!(script.tcp.on_packet(&late, 1, &mut script.out), None);
+        assert!(script.said().0.has(RST));
+        assert_eq!(script.tcp.counters.strays, 1);
+    }
+}
