@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::control_end::LINK_KEY;
+use crate::control_end::link_key_hex;
 use crate::io;
 use crate::results::plan_hash;
 
@@ -24,11 +24,34 @@ impl Drop for Owned {
     }
 }
 
+/// A server that says on its standard output when it is ready.
+pub struct Server {
+    process: Owned,
+    /// Held open: the server would otherwise write to a closed pipe.
+    _stdout: BufReader<ChildStdout>,
+    /// The line it said.
+    pub ready: String,
+}
+
+impl Server {
+    pub fn start(command: &mut Command, processor: usize) -> anyhow::Result<Server> {
+        let mut process = Owned(spawn_on(command, processor)?);
+        let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
+        let mut ready = String::new();
+        stdout.read_line(&mut ready)?;
+        let name = command.get_program().to_string_lossy();
+        ensure!(ready.contains(" ready"), "{name} did not get ready; what it said is above");
+        Ok(Server { process, _stdout: stdout, ready })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+}
+
 /// The broker under test: one shard on one processor.
 pub struct Broker {
-    process: Owned,
-    /// Held open: the broker would otherwise write to a closed pipe.
-    _stdout: BufReader<ChildStdout>,
+    server: Server,
     pub plan_hash: String,
 }
 
@@ -40,9 +63,8 @@ impl Broker {
         settings: &[String],
         processor: usize,
     ) -> anyhow::Result<Broker> {
-        let key: String = LINK_KEY.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut command = Command::new(binary);
-        command.env("HAWSER_LINK_KEY", key);
+        command.env("HAWSER_LINK_KEY", link_key_hex());
         for setting in [
             "broker_id=1".to_owned(),
             "admin=127.0.0.1:0".to_owned(),
@@ -55,16 +77,11 @@ impl Broker {
             command.arg("--set").arg(setting);
         }
         let plan_hash = checked_plan_hash(&command)?;
-        let mut process = Owned(spawn_on(&mut command, processor)?);
-        let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
-        ensure!(line.starts_with("hawser-broker ready "), "{} did not get ready", binary.display());
-        Ok(Broker { process, _stdout: stdout, plan_hash })
+        Ok(Broker { server: Server::start(&mut command, processor)?, plan_hash })
     }
 
     pub fn id(&self) -> u32 {
-        self.process.0.id()
+        self.server.id()
     }
 }
 

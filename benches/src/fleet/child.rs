@@ -16,7 +16,7 @@ use super::latency::Latency;
 use super::sockets::Sockets;
 use super::tun::{TunNet, Wire};
 use crate::io::{monotonic_ns, raise_descriptor_limit};
-use crate::tickets::{Signing, Tickets};
+use crate::tickets::{Issuer, Signing, Tickets};
 
 /// What happens between two looks at the clock.
 const BATCH: usize = 256;
@@ -50,6 +50,8 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     tickets: Signing,
     #[arg(long)]
+    issuer: Issuer,
+    #[arg(long)]
     topic: Option<String>,
     #[arg(long, default_value = "")]
     up: Wire,
@@ -59,7 +61,12 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let script = Script {
-        tickets: Tickets::new(arguments.tickets, arguments.first, arguments.devices),
+        tickets: Tickets::new(
+            arguments.tickets,
+            arguments.issuer,
+            arguments.first,
+            arguments.devices,
+        ),
         topics: arguments.topic.iter().map(|topic| TopicId::new(topic)).collect(),
     };
     raise_descriptor_limit()?;

@@ -11,7 +11,7 @@ use super::sockets::PER_PROCESS;
 use super::tun::Wire;
 use crate::process::Helper;
 use crate::progress::Progress;
-use crate::tickets::Signing;
+use crate::tickets::{Issuer, Signing};
 
 /// Which kind of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,6 +28,7 @@ pub struct Plan<'a> {
     pub server: SocketAddr,
     pub devices: u32,
     pub tickets: Signing,
+    pub issuer: Issuer,
     pub topic: Option<&'a str>,
     pub up: Wire,
     pub down: Wire,
@@ -78,6 +79,7 @@ impl Fleet {
                 format!("--first={first}"),
                 format!("--devices={devices}"),
                 format!("--tickets={}", plan.tickets.name()),
+                format!("--issuer={}", plan.issuer),
                 format!("--up={}", plan.up),
                 format!("--down={}", plan.down),
             ];

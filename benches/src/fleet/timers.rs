@@ -13,6 +13,9 @@ const TICK_MS: u64 = 64;
 /// Nine minutes; what is due later is looked at then and put back.
 const BUCKETS: usize = 8192;
 
+/// Room for early ones that is not given back.
+const EARLY_KEPT: usize = 1 << 16;
+
 const NONE: u32 = u32::MAX;
 
 pub struct Timers {
@@ -60,6 +63,9 @@ impl Timers {
     pub fn next_early(&mut self, now_ms: u64) -> Option<u32> {
         let &Reverse((deadline_ms, device)) = self.early.peek()?;
         (deadline_ms <= now_ms).then(|| self.early.pop())?;
+        if self.early.capacity() > EARLY_KEPT && self.early.len() < self.early.capacity() / 4 {
+            self.early.shrink_to(self.early.len() * 2);
+        }
         Some(device)
     }
 

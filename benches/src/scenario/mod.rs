@@ -1,6 +1,7 @@
 //! Scenarios: what is done to a server with a fleet, and what is measured meanwhile.
 
 pub mod connections;
+mod control_node;
 pub mod fanout;
 pub mod push;
 pub mod questions;

@@ -22,14 +22,14 @@ use crate::fleet::handle::{Fleet, Kind, Opening, Plan};
 use crate::fleet::tun::{DEVICES_MAX, Lane, Wire};
 use crate::io::{self, namespace};
 use crate::process::{Broker, Helper, cpu_ns, sibling};
-use crate::tickets::Signing;
+use crate::tickets::{Issuer, Signing};
 
 /// Free memory that must remain, whatever is measured: the machine has other work and may have no
 /// swap. It is MemFree + Buffers + Cached - Shmem; MemAvailable counts sockets as reclaimable.
 const FREE_MIN_MIB: u64 = 1536;
 
 /// What a connection takes of the machine on all sides, rounded up.
-const BYTES_PER_CONNECTION: u64 = 4_600;
+const BYTES_PER_CONNECTION: u64 = 4_400;
 /// With the kernel's socket at the other end too.
 const BYTES_PER_SOCKET_PAIR: u64 = 9_000;
 
@@ -112,12 +112,13 @@ impl Setting {
         }
     }
 
-    fn fleet(&self, server: SocketAddr, devices: u32) -> anyhow::Result<Fleet> {
+    fn fleet(&self, server: SocketAddr, devices: u32, issuer: Issuer) -> anyhow::Result<Fleet> {
         let plan = Plan {
             kind: self.fleet,
             server,
             devices,
             tickets: self.tickets,
+            issuer,
             topic: None,
             up: self.up,
             down: self.down,
@@ -136,10 +137,10 @@ impl Setting {
 }
 
 /// The broker with its devices.
-pub struct BrokerSide {
+pub struct BrokerSide<C = ControlEnd> {
     /// Before the other ends: dropped in this order, so that no device sees its connection end.
     pub fleet: Fleet,
-    pub control: ControlEnd,
+    pub control: C,
     pub broker: Broker,
     opening: Opening,
 }
@@ -147,11 +148,41 @@ pub struct BrokerSide {
 impl BrokerSide {
     /// Nobody has connected yet.
     pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<BrokerSide> {
+        let control = ControlEnd::start(setting.tickets)?;
+        let (link, issuer) = (control.address(), Issuer::default());
+        let side = BrokerSide::with(setting, connections, control, link, issuer)?;
+        side.control.wait_for_link()?;
+        Ok(side)
+    }
+
+    /// Devices connect until there are so many, or something ends that, and are announced.
+    pub fn open(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        let opened = self.connect(connections)?;
+        self.control.wait_for_sessions(opened.online.into())?;
+        Ok(opened)
+    }
+
+    /// The same, and none may be missing.
+    pub fn open_all(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        let opened = self.open(connections)?;
+        whole(&opened, connections)?;
+        Ok(opened)
+    }
+}
+
+impl<C> BrokerSide<C> {
+    /// With a control node that is there already.
+    pub fn with(
+        setting: &Setting,
+        connections: u32,
+        control: C,
+        link: SocketAddr,
+        issuer: Issuer,
+    ) -> anyhow::Result<BrokerSide<C>> {
         let binary = sibling(setting.broker.as_deref(), "hawser-broker")?;
         // The fleet makes the device that the broker's address is on.
         let server = setting.server(0)?;
-        let fleet = setting.fleet(server, connections)?;
-        let control = ControlEnd::start(setting.tickets)?;
+        let fleet = setting.fleet(server, connections, issuer)?;
         let mut settings = vec![
             format!("listen={server}"),
             format!("connections_max={}", connections.saturating_add(connections / 64 + 1024)),
@@ -162,23 +193,14 @@ impl BrokerSide {
             "heartbeat_max_s=3600".to_owned(),
         ];
         settings.extend(setting.settings.iter().cloned());
-        let broker = Broker::start(&binary, control.address(), &settings, processors()?.0)?;
-        control.wait_for_link()?;
+        let broker = Broker::start(&binary, link, &settings, processors()?.0)?;
         Ok(BrokerSide { fleet, control, broker, opening: setting.opening() })
     }
 
-    /// Devices connect until there are so many.
-    pub fn open(&mut self, connections: u32) -> anyhow::Result<Opened> {
+    /// Devices connect until there are so many, or something ends that.
+    pub fn connect(&mut self, connections: u32) -> anyhow::Result<Opened> {
         let opened = self.fleet.open(connections, &self.opening)?;
         ensure!(opened.online > 0, "nobody could connect: {}", opened.stopped.unwrap_or_default());
-        self.control.wait_for_sessions(opened.online.into())?;
-        Ok(opened)
-    }
-
-    /// The same, and none may be missing.
-    pub fn open_all(&mut self, connections: u32) -> anyhow::Result<Opened> {
-        let opened = self.open(connections)?;
-        whole(&opened, connections)?;
         Ok(opened)
     }
 
@@ -198,7 +220,7 @@ pub struct FloorSide {
 impl FloorSide {
     pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<FloorSide> {
         let server = setting.server(1)?;
-        let fleet = setting.fleet(server, connections)?;
+        let fleet = setting.fleet(server, connections, Issuer::default())?;
         let arguments = ["bare".to_owned(), format!("--listen={server}")];
         let mut bare = Helper::start(&arguments, processors()?.0)?;
         bare.hear("ready")?;
