@@ -1,6 +1,6 @@
 //! One message to all devices, through the broker and from the bare server.
 
-use anyhow::ensure;
+use anyhow::bail;
 use hawser_codec::device::Downlink;
 use hawser_codec::ids::TopicId;
 use serde_json::json;
@@ -139,7 +139,7 @@ fn through_broker(
     side.fleet.expect(connections.into(), QUIET_MS)?;
     let begun_ns = monotonic_ns();
     side.control.push_to_topic(TopicId::ALL, payload)?;
-    let received = all_of(&mut side.fleet, connections)?;
+    let received = all_of(&mut side.fleet, connections, "the broker")?;
     side.control.wait_for_account(connections.into())?;
     Ok(measured(connections, begun_ns, &received, side.cpu_ns()? - before_ns))
 }
@@ -156,15 +156,20 @@ fn from_floor(
     floor.fleet.expect(connections.into(), QUIET_MS)?;
     let begun_ns = monotonic_ns();
     floor.fan_out(&frame)?;
-    let received = all_of(&mut floor.fleet, connections)?;
+    let received = all_of(&mut floor.fleet, connections, "the bare server")?;
     floor.fanned_out()?;
     Ok(measured(connections, begun_ns, &received, floor.cpu_ns()? - before_ns))
 }
 
-fn all_of(fleet: &mut Fleet, connections: u32) -> anyhow::Result<Received> {
+fn all_of(fleet: &mut Fleet, connections: u32, whose: &str) -> anyhow::Result<Received> {
     let received = fleet.received()?;
     let messages = received.messages;
-    ensure!(messages == u64::from(connections), "{messages} of {connections} messages arrived");
+    if messages != u64::from(connections) {
+        let net = fleet.count()?.net;
+        bail!(
+            "{messages} of {connections} messages from {whose} arrived; the fleet's counts: {net:?}"
+        );
+    }
     Ok(received)
 }
 
