@@ -73,7 +73,14 @@ fn every_scenario_says_what_it_promises() {
             "heartbeat --connections 500 --rounds 1 --seconds 1 --rate 2000 --floor",
             &["rate", "floor_rate", "ratio_to_floor", "p50_us", "p99_us", "p999_us", "max_us"],
         ),
-        ("uplink --connections 500 --rounds 1 --seconds 1 --rate 2000", &["rate", "p99_us"]),
+        (
+            "uplink --connections 500 --rounds 1 --seconds 1 --rate 2000 --floor",
+            &["rate", "floor_rate", "ratio_to_floor", "p99_us", "floor_p99_us", "cpu_percent"],
+        ),
+        (
+            "connections --connections 500 --idle-s 0 --floor",
+            &["user_bytes_per_conn", "setup_per_s", "floor_setup_per_s"],
+        ),
     ] {
         let found = result(line);
         for name in promised {
@@ -85,7 +92,7 @@ fn every_scenario_says_what_it_promises() {
 
 #[test]
 fn a_storm_takes_nobody_else_along() {
-    let found = result("storm --devices 1000 --connections 500");
+    let found = result("storm --devices 1000 --connections 500 --floor");
     for (name, expected) in
         [("left", 1000), ("back", 1000), ("bystanders_lost", 0), ("online_after", 1500)]
     {

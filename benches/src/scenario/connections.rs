@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::control_node::ControlNode;
 use super::print;
-use super::stage::{BrokerSide, Setting};
+use super::stage::{BrokerSide, FloorSide, Setting};
 use crate::fleet::command::{Asked, Opened, Pace, Received};
 use crate::fleet::handle::Kind;
 use crate::kernel_memory::{Cache, Slabs};
@@ -48,6 +48,9 @@ pub struct Arguments {
     /// the end, instead of the control end of this program
     #[arg(long)]
     pub control_node: bool,
+    /// Hold as many with the bare server, after the broker has gone
+    #[arg(long)]
+    pub floor: bool,
 }
 
 const CONNECTIONS: u32 = 1_000_000;
@@ -202,6 +205,12 @@ impl Held {
         if let (Value::Object(values), Value::Object(extra)) = (&mut values, extra) {
             values.extend(extra);
         }
+        // Before the floor: memory may not hold both.
+        let plan_hash = stage.broker.plan_hash.clone();
+        drop(stage);
+        if arguments.floor {
+            put_floor(setting, *connections, &mut values)?;
+        }
         // Over sockets the devices' ends are in it too.
         let name = match setting.fleet {
             Kind::Tun => "kernel_bytes_per_conn",
@@ -212,8 +221,25 @@ impl Held {
         if !output.json {
             print(&format!("connections, {scenario}"), &values);
         }
-        output.row("connections", &scenario, Some(&stage.broker.plan_hash), values)
+        output.row("connections", &scenario, Some(&plan_hash), values)
     }
+}
+
+/// The same with the bare server.
+fn put_floor(setting: &Setting, connections: u32, values: &mut Value) -> anyhow::Result<()> {
+    let mut floor = FloorSide::start(setting, connections)?;
+    let slabs = Slabs::settled()?;
+    let (empty, begun_ns) = (memory(floor.id())?.resident, floor.cpu_ns()?);
+    let opened = floor.open_all(connections)?;
+    let per = |bytes: f64| json!((bytes / f64::from(connections)).round());
+    values["floor_setup_per_s"] = json!((f64::from(connections) / opened.seconds).round());
+    values["floor_setup_cpu_ns"] = per((floor.cpu_ns()? - begun_ns) as f64);
+    let grown = memory(floor.id())?.resident.saturating_sub(empty);
+    values["floor_user_bytes_per_conn"] = per(grown as f64);
+    let kernel = Slabs::settled()?.per_connection(&slabs, connections);
+    let kernel: f64 = kernel.values().map(|cache| cache.bytes).sum();
+    values["floor_kernel_bytes_per_conn"] = json!(kernel.round());
+    Ok(())
 }
 
 fn free_bytes() -> anyhow::Result<u64> {

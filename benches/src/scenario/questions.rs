@@ -17,7 +17,11 @@ How it is measured:
   time, in rounds, with the bare server's in between if --floor is given.
 
   Latency: an open loop. Question k is due k/R after the start; its time runs from when it was due
-  until the device has read the answer.
+  until the device has read the answer. cpu_percent is the processor time of the broker meanwhile;
+  cpu_over_percent is what of it is above the questions' own cost at the highest rate: waking up.
+  A million devices with heartbeats every five minutes are `--connections 1000000 --rate 3333`.
+
+  A pull's floor is a heartbeat to the bare server, which has no control node behind it.
 
 Examples:
   hawser-bench heartbeat --connections 1000000 --floor
@@ -107,17 +111,18 @@ pub fn run(what: What, arguments: &Arguments, output: &Output) -> anyhow::Result
         cpu.push((side.cpu_ns()? - before_ns) as f64 / BURST as f64);
         if let Some(floor) = &mut floor {
             let before_ns = floor.cpu_ns()?;
-            floor_rates.push(rate(&what.ask(&mut floor.fleet, BURST, window)?));
+            floor_rates.push(rate(&What::Heartbeat.ask(&mut floor.fleet, BURST, window)?));
             floor_cpu.push((floor.cpu_ns()? - before_ns) as f64 / BURST as f64);
         }
     }
     let highest = Spread::of(rates.iter().copied()).median;
+    let own_ns = Spread::of(cpu).median;
     let mut common = json!({
         "fleet": setting.fleet.name(),
         "server": "hawser",
         "connections": connections,
         "highest_rate": highest.round(),
-        "cpu_ns_per_message": Spread::of(cpu).median.round(),
+        "cpu_ns_per_message": own_ns.round(),
     });
     let mut reference = highest;
     if !floor_rates.is_empty() {
@@ -136,11 +141,16 @@ pub fn run(what: What, arguments: &Arguments, output: &Output) -> anyhow::Result
         let count = u64::from(rate) * u64::from(arguments.seconds);
         let mut values = common.clone();
         values["rate"] = json!(rate);
+        let before_ns = side.cpu_ns()?;
         let asked = what.ask(&mut side.fleet, count, Pace::Rate(rate))?;
+        let cpu_percent = (side.cpu_ns()? - before_ns) as f64 / asked.seconds / 1e7;
+        values["cpu_percent"] = json!(cpu_percent);
+        values["cpu_over_percent"] = json!(cpu_percent - f64::from(rate) * own_ns / 1e7);
         reached(arguments.rate, self::rate(&asked))?;
         put(&asked, "", &mut values);
         if let Some(floor) = &mut floor {
-            put(&what.ask(&mut floor.fleet, count, Pace::Rate(rate))?, "floor_", &mut values);
+            let asked = What::Heartbeat.ask(&mut floor.fleet, count, Pace::Rate(rate))?;
+            put(&asked, "floor_", &mut values);
         }
         let scenario = format!("{connections} over {}, {rate}/s", setting.fleet.name());
         if !output.json {

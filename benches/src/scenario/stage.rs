@@ -255,6 +255,10 @@ impl FloorSide {
         Ok(())
     }
 
+    pub fn id(&self) -> u32 {
+        self.bare.id()
+    }
+
     pub fn cpu_ns(&self) -> anyhow::Result<u64> {
         cpu_ns(self.bare.id())
     }

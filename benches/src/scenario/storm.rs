@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::json;
 
-use super::stage::{BrokerSide, Setting};
+use super::stage::{BrokerSide, FloorSide, Setting};
 use super::{print, say};
 use crate::fleet::command::Received;
 use crate::process::memory;
@@ -31,13 +31,16 @@ pub struct StormArguments {
     /// Devices that lose their connections
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub devices: u32,
+    /// The same storm at the bare server, after the broker has gone
+    #[arg(long)]
+    pub floor: bool,
 }
 
 /// A storm in which nobody gets further for so long is over.
 const STORM_QUIET_MS: u64 = 60_000;
 
 pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> {
-    let StormArguments { setting, devices } = arguments;
+    let StormArguments { setting, devices, floor } = arguments;
     let bystanders = setting.connections.unwrap_or(CONNECTIONS);
     let total = devices.saturating_add(bystanders);
     setting.enter(total)?;
@@ -68,11 +71,24 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
         "net": after.net.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
     });
     back.connect.put("accept_", &mut values);
+    let plan_hash = side.broker.plan_hash.clone();
+    drop(side);
+    if *floor {
+        let mut floor = FloorSide::start(setting, total)?;
+        floor.open_all(total)?;
+        floor.fleet.storm(*devices, STORM_QUIET_MS)?;
+        let bare = floor.fleet.back()?;
+        ensure!(bare.back == bare.left, "{} of {} came back to the floor", bare.back, bare.left);
+        values["floor_back_s"] = json!(bare.seconds);
+        values["floor_rate"] = json!((bare.back as f64 / bare.seconds).round());
+        values["ratio_to_floor"] = json!(bare.seconds / back.seconds);
+        bare.connect.put("floor_accept_", &mut values);
+    }
     let scenario = format!("{devices} of {total} over {}", setting.fleet.name());
     if !output.json {
         print(&format!("storm, {scenario}"), &values);
     }
-    output.row("storm", &scenario, Some(&side.broker.plan_hash), values)
+    output.row("storm", &scenario, Some(&plan_hash), values)
 }
 
 #[derive(clap::Args)]
