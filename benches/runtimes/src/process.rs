@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -20,6 +20,24 @@ pub struct Arguments {
     /// Where devices connect
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
+}
+
+impl Arguments {
+    /// Those of a server on this runtime. With `--version` it says the runtime and its version.
+    pub fn of(runtime: &'static str) -> Arguments {
+        let command = Arguments::command().name(runtime).version(locked_version(runtime));
+        Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The version of a dependency that this was built with.
+fn locked_version(package: &str) -> &'static str {
+    const LOCK: &str = include_str!("../Cargo.lock");
+    let name = format!("name = \"{package}\"");
+    LOCK.lines()
+        .skip_while(|line| *line != name)
+        .find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
+        .expect("a runtime is locked")
 }
 
 /// Raises the soft limit of open files to the hard one.

@@ -17,7 +17,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anyhow::ensure;
-use clap::Parser;
 use futures_io::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -40,7 +39,7 @@ const RING_DEPTH: usize = 1_024;
 type Stream = RefCell<TcpStream>;
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::of("glommio");
     raise_descriptor_limit()?;
     let commands = orders::read();
     let builder = LocalExecutorBuilder::new(Placement::Unbound).ring_depth(RING_DEPTH);

@@ -17,7 +17,6 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clap::Parser;
 use hawser_bare_protocol::command::Answer;
 use hawser_bare_protocol::frames;
 use hawser_bare_protocol::skim::Skim;
@@ -41,7 +40,7 @@ const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 8_192;
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::of("tokio-uring");
     raise_descriptor_limit()?;
     let commands = orders::read();
     let mut ring = tokio_uring::uring_builder();

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
 use hawser_bare_protocol::command::Answer;
 use hawser_bare_protocol::frames;
 use hawser_bare_protocol::skim::Skim;
@@ -29,7 +28,7 @@ use tokio::runtime::{Builder, LocalOptions};
 const RETRY: Duration = Duration::from_millis(20);
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::of("tokio");
     raise_descriptor_limit()?;
     let commands = orders::read();
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
