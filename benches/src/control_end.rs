@@ -2,7 +2,7 @@
 //! one app with one key, answers pulls, and sends what the benchmark wants sent. Of
 //! each session it knows where to reach it and what its inbox got last, in 8 bytes; it stores nothing.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -105,7 +105,7 @@ impl ControlEnd {
         let mut out = Vec::new();
         let entry = Entry { seq, topic, flags: EntryFlags::NONE, payload };
         to_broker::group_deliver(&mut out, APP, &entry);
-        state.link.as_mut().context("the link is down")?.write_all(&out)?;
+        state.link()?.write_all(&out)?;
         Ok(seq)
     }
 
@@ -144,7 +144,7 @@ impl ControlEnd {
                 to_broker::deliver(&mut out, session, seq, EntryFlags::NONE, &payload);
                 sent += 1;
             }
-            state.link.as_mut().context("the link is down")?.write_all(&out)?;
+            state.link()?.write_all(&out)?;
             out.clear();
         }
         Ok(())
@@ -169,6 +169,14 @@ impl ControlEnd {
             state = self.shared.changed.wait_timeout(state, left).expect("no panic").0;
         }
         Ok(())
+    }
+}
+
+impl State {
+    fn link(&mut self) -> anyhow::Result<&mut TcpStream> {
+        let State { link, failed, .. } = self;
+        let why = || format!("the link is down: {}", failed.as_deref().unwrap_or("not up yet"));
+        link.as_mut().with_context(why)
     }
 }
 
@@ -265,7 +273,11 @@ fn serve(mut link: TcpStream, signing: Signing, shared: &Shared) -> anyhow::Resu
         let count = match link.read(&mut buffer) {
             Ok(0) => bail!("the broker closed it"),
             Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                0
+            }
             Err(error) => return Err(error.into()),
         };
         let mut out = Vec::new();

@@ -7,6 +7,8 @@
 //! | `connections` | what memory does an idle connection take | bare sockets |
 //! | `fanout` | how fast does one message reach all devices | a bare loop of sends |
 //! | `instructions` | what do the broker's decisions cost, in instructions | the recorded counts |
+//! | `peers` | what do other brokers do under the same loads | the bare server |
+//! | `runtimes` | what would a runtime cost | the bare server |
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
@@ -37,6 +39,10 @@ mod io;
 
 mod kernel_memory;
 
+mod mqtt;
+
+mod peers;
+
 mod process;
 
 mod progress;
@@ -46,6 +52,8 @@ mod report;
 mod results;
 
 mod rows;
+
+mod runtimes;
 
 mod scenario;
 
@@ -87,6 +95,10 @@ enum Command {
     Churn(scenario::storm::ChurnArguments),
     /// Some devices stop reading: what the others feel
     Slow(scenario::storm::SlowArguments),
+    /// Other brokers under the same loads, beside hawser's
+    Peers(peers::Arguments),
+    /// The bare server on other runtimes, beside the one on io_uring
+    Runtimes(runtimes::Arguments),
     /// The whole system under load, undisturbed and with a kill -9 in the middle
     System(system::Arguments),
     /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
@@ -124,6 +136,8 @@ fn main() -> ExitCode {
         Command::Storm(arguments) => scenario::storm::storm(&arguments, &output),
         Command::Churn(arguments) => scenario::storm::churn(&arguments, &output),
         Command::Slow(arguments) => scenario::storm::slow(&arguments, &output),
+        Command::Peers(arguments) => peers::run(&arguments, &output),
+        Command::Runtimes(arguments) => runtimes::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
         Command::Report(arguments) => report::run(&arguments, &output),

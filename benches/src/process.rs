@@ -1,6 +1,7 @@
 //! The processes of a benchmark and what `/proc` says about them: the broker under test, and this
 //! program's own children, which take one command a line and answer with one line.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -35,6 +36,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(command: &mut Command, processor: usize) -> anyhow::Result<Server> {
+        command.stdout(Stdio::piped());
         let mut process = Owned(spawn_on(command, processor)?);
         let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         let mut ready = String::new();
@@ -117,8 +119,12 @@ pub struct Helper {
 impl Helper {
     /// Starts this program again with these arguments.
     pub fn start(arguments: &[String], processor: usize) -> anyhow::Result<Helper> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(arguments).stdin(Stdio::piped());
+        Helper::of(&std::env::current_exe()?, arguments, processor)
+    }
+
+    pub fn of(program: &Path, arguments: &[String], processor: usize) -> anyhow::Result<Helper> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Owned(spawn_on(&mut command, processor)?);
         let stdin = process.0.stdin.take().expect("piped");
         let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
@@ -157,6 +163,69 @@ impl Helper {
     }
 }
 
+/// A server of others, which writes what it says to a file in its folder.
+pub struct Daemon {
+    /// Before the folder: dropped in this order.
+    process: Owned,
+    folder: Folder,
+}
+
+impl Daemon {
+    pub fn start(
+        command: &mut Command,
+        folder: Folder,
+        processor: usize,
+    ) -> anyhow::Result<Daemon> {
+        let file = File::create(folder.path().join(LOG)).context("its log")?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        Ok(Daemon { process: Owned(spawn_on(command, processor)?), folder })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.process.0.try_wait()?.is_some())
+    }
+
+    /// The end of what it said.
+    pub fn last_words(&self) -> String {
+        let said = std::fs::read(self.folder.path().join(LOG)).unwrap_or_default();
+        let end = &said[said.len().saturating_sub(LAST_WORDS_BYTES)..];
+        String::from_utf8_lossy(end).trim().to_owned()
+    }
+}
+
+const LOG: &str = "log";
+
+const LAST_WORDS_BYTES: usize = 2_000;
+
+/// A folder that is removed with its owner, in memory where the machine has such.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Of this run, for what has this name.
+    pub fn new(name: &str) -> anyhow::Result<Folder> {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let folder = parent.join(format!("hawser-bench-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(Folder(folder))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is in nobody's way: another run has another folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A child inherits its starter's processors, so the starter moves there and back.
 fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {
     let before = io::processors()?;
@@ -164,7 +233,7 @@ fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {
     // A signal from the terminal is for the program that owns the children.
     command.process_group(0);
     io::pin(&[processor])?;
-    let spawned = command.stdout(Stdio::piped()).spawn();
+    let spawned = command.spawn();
     io::pin(&before)?;
     spawned.with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))
 }
@@ -174,6 +243,8 @@ fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {
 pub struct Memory {
     /// Private memory without a file behind it: heap, stacks.
     pub anonymous: u64,
+    /// What no other process has: the former, and pages of files that it has written to.
+    pub private: u64,
     /// Everything that is resident, code and shared mappings included.
     pub resident: u64,
 }
@@ -186,7 +257,11 @@ pub fn memory(pid: u32) -> anyhow::Result<Memory> {
         let kib = line.split_whitespace().next().context("a number")?;
         Ok(1024 * kib.parse::<u64>()?)
     };
-    Ok(Memory { anonymous: field("Anonymous:")?, resident: field("Rss:")? })
+    Ok(Memory {
+        anonymous: field("Anonymous:")?,
+        private: field("Private_Clean:")? + field("Private_Dirty:")?,
+        resident: field("Rss:")?,
+    })
 }
 
 /// Processor time of all threads of a process, in nanoseconds.

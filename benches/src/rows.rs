@@ -16,6 +16,9 @@ use crate::results::Row;
 /// The server of rows that do not name one.
 pub const OURS: &str = "hawser";
 
+/// The rate of a row as a share of the server's highest one, where each server had its own.
+pub const SHARE: &str = "share_of_highest_percent";
+
 /// Benchmark, a figure's place in rows of earlier commits, its present name, and what it is to be
 /// multiplied with.
 const FORMER: [(&str, &str, &str, f64); 7] = [
@@ -184,7 +187,8 @@ impl Row {
     /// rate is a result and no part of the key. Without `--rate` it is the rate that was reached,
     /// to two digits, since no two runs reach the same.
     pub fn offered_rate(&self) -> u64 {
-        if !matches!(self.benchmark.as_str(), "push" | "heartbeat" | "uplink") {
+        let at_a_rate = matches!(self.benchmark.as_str(), "push" | "heartbeat" | "uplink");
+        if !at_a_rate || self.number(SHARE).is_some() {
             return 0;
         }
         let asked = self.settings().and_then(|settings| {

@@ -21,6 +21,13 @@ impl Spread {
     }
 }
 
+/// The median, if there is anything at all.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values = values.into_iter().peekable();
+    values.peek()?;
+    Some(Spread::of(values).median)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,15 +7,19 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use hawser_broker::plan::Memory;
 use hawser_codec::ids::TopicId;
+use hawser_codec::session::Session;
 
 use super::Net;
 use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Received};
-use super::crowd::{Crowd, Question, Script};
-use super::handle::Kind;
+use super::crowd::Crowd;
+use super::device::{Device, Question};
+use super::handle::{Kind, Protocol, Speech};
+use super::hawser;
 use super::latency::Latency;
 use super::sockets::Sockets;
 use super::tun::{TunNet, Wire};
 use crate::io::{monotonic_ns, raise_descriptor_limit};
+use crate::mqtt::client::{self, Client};
 use crate::tickets::{Issuer, Signing, Tickets};
 
 /// What happens between two looks at the clock.
@@ -47,6 +51,8 @@ pub struct Arguments {
     /// The devices there may ever be
     #[arg(long)]
     devices: u32,
+    #[command(flatten)]
+    speech: Speech,
     #[arg(long, value_enum)]
     tickets: Signing,
     #[arg(long)]
@@ -60,41 +66,47 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let script = Script {
-        tickets: Tickets::new(
-            arguments.tickets,
-            arguments.issuer,
-            arguments.first,
-            arguments.devices,
-        ),
-        topics: arguments.topic.iter().map(|topic| TopicId::new(topic)).collect(),
-    };
     raise_descriptor_limit()?;
+    match arguments.speech.protocol {
+        Protocol::Hawser => {
+            let Arguments { tickets, issuer, first, devices, .. } = *arguments;
+            let topics = arguments.topic.iter().map(|topic| TopicId::new(topic)).collect();
+            let script = hawser::Script::new(Tickets::new(tickets, issuer, first, devices), topics);
+            serve::<Session>(arguments, script)
+        }
+        Protocol::Mqtt => {
+            let script = client::Script { first: arguments.first, qos: arguments.speech.qos() };
+            serve::<Client>(arguments, script)
+        }
+    }
+}
+
+fn serve<D: Device>(arguments: &Arguments, script: D::Script) -> anyhow::Result<()> {
     match arguments.kind {
         Kind::Tun => {
             let net = TunNet::new(arguments.server, arguments.up, arguments.down).context(
                 "a TUN device cannot be made; load its module (modprobe tun), see that /dev/net/tun \
                  exists and may be opened, or use --fleet sockets",
             )?;
-            Child::new(Crowd::new(net, script, 0)).run()
+            Child::<_, D>::new(Crowd::new(net, script, 0)).run()
         }
         Kind::Sockets => {
             let net = Sockets::new(arguments.server, arguments.first)?;
-            Child::new(Crowd::new(net, script, 0)).run()
+            Child::<_, D>::new(Crowd::new(net, script, 0)).run()
         }
     }
 }
 
-struct Child<N> {
-    crowd: Crowd<N>,
+struct Child<N, D: Device> {
+    crowd: Crowd<N, D>,
     start: Instant,
     now_ms: u64,
     buffer: Vec<u8>,
     progress_ms: u64,
 }
 
-impl<N: Net> Child<N> {
-    fn new(crowd: Crowd<N>) -> Child<N> {
+impl<N: Net, D: Device> Child<N, D> {
+    fn new(crowd: Crowd<N, D>) -> Child<N, D> {
         let buffer = vec![0; BUFFER_BYTES];
         Child { crowd, start: Instant::now(), now_ms: 0, buffer, progress_ms: 0 }
     }
@@ -135,8 +147,8 @@ impl<N: Net> Child<N> {
     fn obey(&mut self, command: Command) -> anyhow::Result<Answer> {
         self.crowd.tally.latency = Latency::default();
         match command {
-            Command::Open { total, rate, window, free_min_bytes } => {
-                self.open(total, rate, window, free_min_bytes).map(Answer::Opened)
+            Command::Open { total, rate, window, free_min_bytes, quiet_ms } => {
+                self.open(total, rate, window, free_min_bytes, quiet_ms).map(Answer::Opened)
             }
             Command::Ping { count, pace } => self.ask(Question::Ping, count, pace),
             Command::Pull { count, pace } => self.ask(Question::Pull, count, pace),
@@ -160,6 +172,7 @@ impl<N: Net> Child<N> {
         rate: u32,
         window: u32,
         free_min_bytes: u64,
+        quiet_ms: u64,
     ) -> anyhow::Result<Opened> {
         self.crowd.reserve(total as usize)?;
         let (begun, before) = (Instant::now(), self.crowd.len());
@@ -188,8 +201,8 @@ impl<N: Net> Child<N> {
             }
             if self.crowd.ready != grown.0 {
                 grown = (self.crowd.ready, self.now_ms);
-            } else if self.now_ms > grown.1 + STALLED_MS {
-                stopped = Some(self.stalled());
+            } else if self.now_ms > grown.1 + quiet_ms {
+                stopped = Some(self.stalled(quiet_ms));
             }
             if self.now_ms >= looked_ms + 100 {
                 looked_ms = self.now_ms;
@@ -207,13 +220,13 @@ impl<N: Net> Child<N> {
     }
 
     /// Why nothing goes on.
-    fn stalled(&self) -> String {
+    fn stalled(&self, quiet_ms: u64) -> String {
         let tally = &self.crowd.tally;
         let closes: Vec<String> =
             tally.closes.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
         let closes =
             if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") };
-        format!("no device got further for {} s ({closes})", STALLED_MS / 1000)
+        format!("no device got further for {} s ({closes})", quiet_ms as f64 / 1000.0)
     }
 
     fn ask(&mut self, what: Question, count: u64, pace: Pace) -> anyhow::Result<Answer> {

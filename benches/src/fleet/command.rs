@@ -18,6 +18,8 @@ pub enum Command {
         window: u32,
         /// Stops when less memory than this is free.
         free_min_bytes: u64,
+        /// Stops when no device got further for so long.
+        quiet_ms: u64,
     },
     /// So many heartbeats, round robin over the devices. Answered with [`Answer::Asked`].
     Ping { count: u64, pace: Pace },

@@ -1,52 +1,41 @@
-//! The devices of a fleet: their sessions, their timers, and what is measured of them.
+//! The devices of a fleet: their state, their timers, and what is measured of them.
 //!
-//! A device is a session of `hawser_codec` and a place in a timer's list: [`DEVICE_BYTES`]. An
-//! unfinished frame is kept only while it is unfinished.
+//! What they speak is theirs ([`Device`]). Here each has that state and a place in a timer's list: 52
+//! bytes for one of hawser's. An unfinished frame is kept only while it is unfinished.
 
 use std::collections::HashMap;
 use std::io;
 
-use hawser_codec::frame::Framer;
-use hawser_codec::ids::TopicId;
-use hawser_codec::session::{Backoff, Command as Next, Event, Positions, Profile, Session};
+use hawser_codec::session::Backoff;
 
+use super::device::{Device, Event, Next, Question, Unasked};
 use super::latency::Latency;
 use super::timers::{Link, Timers};
 use super::{Heard, Net};
 use crate::io::monotonic_ns;
-use crate::tickets::Tickets;
-
-pub const DEVICE_BYTES: usize = size_of::<Session>() + size_of::<Link>();
 
 /// A device whose connection ended comes back after about this.
-const BACKOFF: Backoff = Backoff { first_ms: 1_000, max_ms: 30_000 };
+pub const BACKOFF: Backoff = Backoff { first_ms: 1_000, max_ms: 30_000 };
 
-/// What devices say of themselves.
-pub struct Script {
-    pub tickets: Tickets,
-    pub topics: Vec<TopicId>,
-}
-
-pub struct Crowd<N> {
+pub struct Crowd<N, D: Device> {
     pub net: N,
-    script: Script,
-    sessions: Vec<Session>,
+    script: D::Script,
+    devices: Vec<D>,
     links: Vec<Link>,
     timers: Timers,
-    partial: HashMap<u32, Framer>,
+    partial: HashMap<u32, D::Partial>,
     pub online: u32,
     pub ready: u32,
     /// Dialled and not yet welcomed.
     pub connecting: u32,
     pub tally: Tally,
     out: Vec<u8>,
-    ticket: Vec<u8>,
 }
 
 /// What is counted and timed.
 #[derive(Default)]
 pub struct Tally {
-    /// Sessions that went offline, and how many of them were made to from here.
+    /// Devices that went offline, and how many of them were made to from here.
     offline: u64,
     left: u64,
     pub closes: HashMap<&'static str, u64>,
@@ -62,7 +51,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Sessions that ended without being asked to.
+    /// Connections that ended without being asked to.
     pub fn lost(&self) -> u64 {
         self.offline - self.left
     }
@@ -73,7 +62,7 @@ impl Tally {
 
     fn hear(&mut self, device: u32, event: &Event<'_>) {
         match event {
-            Event::Message { payload, .. } => {
+            Event::Message { payload } => {
                 self.messages += 1;
                 self.last_message_ns = monotonic_ns();
                 if let Some(sent) = payload.first_chunk::<8>() {
@@ -81,32 +70,31 @@ impl Tally {
                     self.latency.record(ns);
                 }
             }
-            Event::Repeat { .. } => self.repeats += 1,
-            Event::Pong | Event::CaughtUp { .. } => {
+            Event::Repeat => self.repeats += 1,
+            Event::Answered => {
                 if let Some(due_ns) = self.asked.remove(&device) {
                     self.answered += 1;
                     self.latency.record(monotonic_ns() - due_ns);
                 }
             }
-            Event::Welcomed { .. } => {
+            Event::Welcomed => {
                 if let Some(dialled_ns) =
                     self.dialled.as_mut().and_then(|dialled| dialled.remove(&device))
                 {
                     self.latency.record(monotonic_ns() - dialled_ns);
                 }
             }
-            Event::Closing(close) => self.closed(close.reason.text()),
-            Event::Ready | Event::Reset { .. } => {}
+            Event::Closing(reason) => self.closed(reason),
         }
     }
 }
 
-impl<N: Net> Crowd<N> {
-    pub fn new(net: N, script: Script, now_ms: u64) -> Crowd<N> {
+impl<N: Net, D: Device> Crowd<N, D> {
+    pub fn new(net: N, script: D::Script, now_ms: u64) -> Crowd<N, D> {
         Crowd {
             net,
             script,
-            sessions: Vec::new(),
+            devices: Vec::new(),
             links: Vec::new(),
             timers: Timers::new(now_ms),
             partial: HashMap::new(),
@@ -115,25 +103,24 @@ impl<N: Net> Crowd<N> {
             connecting: 0,
             tally: Tally::default(),
             out: Vec::new(),
-            ticket: Vec::new(),
         }
     }
 
     pub fn len(&self) -> u32 {
-        self.sessions.len() as u32
+        self.devices.len() as u32
     }
 
     pub fn memory_bytes(&self) -> usize {
-        let sessions = self.sessions.capacity() * size_of::<Session>();
+        let devices = self.devices.capacity() * size_of::<D>();
         let links = self.links.capacity() * size_of::<Link>();
-        sessions + links + self.timers.memory_bytes() + self.net.memory_bytes()
+        devices + links + self.timers.memory_bytes() + self.net.memory_bytes()
     }
 
     /// Makes room for so many devices, exactly: growing by halves would cost half of it again.
     pub fn reserve(&mut self, devices: usize) -> io::Result<()> {
-        let more = devices.saturating_sub(self.sessions.len());
+        let more = devices.saturating_sub(self.devices.len());
         let full = |_| io::Error::new(io::ErrorKind::OutOfMemory, "no memory for the devices");
-        self.sessions.try_reserve_exact(more).map_err(full)?;
+        self.devices.try_reserve_exact(more).map_err(full)?;
         self.links.try_reserve_exact(more).map_err(full)?;
         self.net.reserve(devices);
         Ok(())
@@ -142,7 +129,7 @@ impl<N: Net> Crowd<N> {
     /// A further device, which dials now.
     pub fn add(&mut self, now_ms: u64) -> io::Result<()> {
         let device = self.len();
-        self.sessions.push(Session::new(Positions::default(), device, now_ms));
+        self.devices.push(D::new(device, now_ms));
         self.links.push(Link::default());
         self.look_after(device, now_ms)?;
         self.file(device);
@@ -187,10 +174,8 @@ impl<N: Net> Crowd<N> {
         if !self.is_online(device) || self.tally.asked.contains_key(&device) {
             return Ok(false);
         }
-        self.change(device, |session, _, out| match what {
-            Question::Ping => session.ping(now_ms, out),
-            Question::Pull => session.pull_inbox(out),
-        });
+        let unasked = |unasked: Unasked| io::Error::new(io::ErrorKind::Unsupported, unasked.0);
+        self.change(device, |_, one, _, out| one.ask(what, now_ms, out)).map_err(unasked)?;
         self.tally.asked.insert(device, due_ns);
         self.say(device, now_ms)?;
         Ok(true)
@@ -209,7 +194,7 @@ impl<N: Net> Crowd<N> {
     }
 
     pub fn is_online(&self, device: u32) -> bool {
-        self.sessions[device as usize].is_online()
+        self.devices[device as usize].standing().online
     }
 
     fn leave_of_itself(&mut self, device: u32, now_ms: u64) {
@@ -220,7 +205,9 @@ impl<N: Net> Crowd<N> {
     fn on_heard(&mut self, heard: &Heard<'_>, now_ms: u64) -> io::Result<()> {
         let device = heard.device;
         if heard.connected {
-            self.introduce(device, now_ms);
+            self.change(device, |script, one, _, out| {
+                one.on_connected(script, device, now_ms, out);
+            });
         }
         if !heard.data.is_empty() {
             match self.read(device, heard.data, now_ms) {
@@ -252,42 +239,25 @@ impl<N: Net> Crowd<N> {
         Ok(())
     }
 
-    fn introduce(&mut self, device: u32, now_ms: u64) {
-        let mut ticket = std::mem::take(&mut self.ticket);
-        self.script.tickets.put(device, &mut ticket);
-        let topics = std::mem::take(&mut self.script.topics);
-        let profile = Profile {
-            ticket: &ticket,
-            topics: &topics,
-            heartbeat_s: 0,
-            network: 0,
-            backoff: BACKOFF,
-        };
-        self.change(device, |session, _, out| session.on_connected(&profile, now_ms, out));
-        (self.ticket, self.script.topics) = (ticket, topics);
-    }
-
-    /// Gives the session what came. `None`: it was not this protocol.
+    /// Gives the device what came. `None`: it was not this protocol.
     fn read(&mut self, device: u32, data: &[u8], now_ms: u64) -> Option<Next> {
-        let mut framer = match self.partial.is_empty() {
-            true => Framer::default(),
+        let mut partial = match self.partial.is_empty() {
+            true => D::Partial::default(),
             false => self.partial.remove(&device).unwrap_or_default(),
         };
-        let next = self.change(device, |session, tally, out| {
+        let next = self.change(device, |script, one, tally, out| {
             let hear = |event: Event<'_>| tally.hear(device, &event);
-            session.on_bytes(&mut framer, data, now_ms, out, hear).ok()
+            one.on_bytes(script, &mut partial, data, now_ms, out, hear)
         });
-        if !framer.is_empty() {
-            self.partial.insert(device, framer);
+        if !D::is_whole(&partial) {
+            self.partial.insert(device, partial);
         }
         next
     }
 
     /// Acts on a deadline that may have come.
     fn look_after(&mut self, device: u32, now_ms: u64) -> io::Result<()> {
-        let next = self.change(device, |session, _, out| session.on_time(now_ms, out));
-        let session = &self.sessions[device as usize];
-        match next {
+        match self.change(device, |_, one, _, out| one.on_time(now_ms, out)) {
             Next::Wait => self.say(device, now_ms),
             Next::Dial => {
                 if let Some(dialled) = &mut self.tally.dialled {
@@ -296,7 +266,7 @@ impl<N: Net> Crowd<N> {
                 self.net.connect(device, now_ms)
             }
             // It will not come back.
-            Next::HangUp if session.stopped().is_some() => Ok(()),
+            Next::HangUp if self.devices[device as usize].has_stopped() => Ok(()),
             Next::HangUp => {
                 self.tally.closed("no answer");
                 self.net.reset(device);
@@ -309,22 +279,22 @@ impl<N: Net> Crowd<N> {
     fn gone(&mut self, device: u32, backoff: Backoff, now_ms: u64) {
         self.partial.remove(&device);
         self.tally.asked.remove(&device);
-        self.change(device, |session, _, _| session.on_disconnected(backoff, now_ms));
+        self.change(device, |_, one, _, _| one.on_disconnected(backoff, now_ms));
     }
 
-    /// Whatever happens to a session happens here, so that it is counted and its timer kept.
+    /// Whatever happens to a device happens here, so that it is counted and its timer kept.
     fn change<R>(
         &mut self,
         device: u32,
-        act: impl FnOnce(&mut Session, &mut Tally, &mut Vec<u8>) -> R,
+        act: impl FnOnce(&mut D::Script, &mut D, &mut Tally, &mut Vec<u8>) -> R,
     ) -> R {
-        let Crowd { sessions, tally, out, timers, .. } = self;
-        let session = &mut sessions[device as usize];
-        let (before, before_ms) = (Standing::of(session), session.deadline_ms());
-        let result = act(session, tally, out);
-        let after = Standing::of(session);
-        if session.deadline_ms() < before_ms {
-            timers.hasten(device, session.deadline_ms());
+        let Crowd { script, devices, tally, out, timers, .. } = self;
+        let one = &mut devices[device as usize];
+        let (before, before_ms) = (one.standing(), one.deadline_ms());
+        let result = act(script, one, tally, out);
+        let after = one.standing();
+        if one.deadline_ms() < before_ms {
+            timers.hasten(device, one.deadline_ms());
         }
         tally.offline += u64::from(before.online && !after.online);
         let count = |count: &mut u32, was: bool, is: bool| {
@@ -337,11 +307,11 @@ impl<N: Net> Crowd<N> {
     }
 
     fn file(&mut self, device: u32) {
-        let deadline_ms = self.sessions[device as usize].deadline_ms();
+        let deadline_ms = self.devices[device as usize].deadline_ms();
         self.timers.file(device, deadline_ms, &mut self.links[device as usize]);
     }
 
-    /// Writes what the session has put out.
+    /// Writes what the device has put out.
     fn say(&mut self, device: u32, now_ms: u64) -> io::Result<()> {
         if !self.out.is_empty() {
             self.net.send(device, &self.out, now_ms)?;
@@ -349,29 +319,4 @@ impl<N: Net> Crowd<N> {
         }
         Ok(())
     }
-}
-
-/// How far a session has come.
-#[derive(Clone, Copy)]
-struct Standing {
-    connecting: bool,
-    online: bool,
-    ready: bool,
-}
-
-impl Standing {
-    fn of(session: &Session) -> Standing {
-        Standing {
-            connecting: session.is_connecting(),
-            online: session.is_online(),
-            ready: session.is_ready(),
-        }
-    }
-}
-
-/// What a device may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    Ping,
-    Pull,
 }

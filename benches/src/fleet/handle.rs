@@ -9,6 +9,7 @@ use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Receiv
 use super::latency::Latency;
 use super::sockets::PER_PROCESS;
 use super::tun::Wire;
+use crate::mqtt::packet::Qos;
 use crate::process::Helper;
 use crate::progress::Progress;
 use crate::tickets::{Issuer, Signing};
@@ -22,9 +23,30 @@ pub enum Kind {
     Sockets,
 }
 
+/// What devices speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    #[default]
+    Hawser,
+    /// MQTT 3.1.1
+    Mqtt,
+}
+
+/// The same with what MQTT leaves open.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Speech {
+    /// What devices speak
+    #[arg(long, value_enum, default_value = "hawser")]
+    pub protocol: Protocol,
+    /// At which QoS MQTT devices subscribe and messages are published, 0 or 1
+    #[arg(long, value_name = "QOS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=1))]
+    pub qos: u8,
+}
+
 /// What a fleet is to be.
 pub struct Plan<'a> {
     pub kind: Kind,
+    pub speech: Speech,
     pub server: SocketAddr,
     pub devices: u32,
     pub tickets: Signing,
@@ -42,6 +64,8 @@ pub struct Opening {
     pub window: u32,
     /// It ends when less memory than this is free.
     pub free_min_bytes: u64,
+    /// And when no device got further for so long.
+    pub quiet_ms: u64,
 }
 
 pub struct Fleet {
@@ -62,6 +86,21 @@ impl Kind {
     }
 }
 
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Hawser => "hawser",
+            Protocol::Mqtt => "mqtt",
+        }
+    }
+}
+
+impl Speech {
+    pub fn qos(self) -> Qos {
+        if self.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce }
+    }
+}
+
 impl Fleet {
     pub fn start(plan: &Plan<'_>, processor: usize) -> anyhow::Result<Fleet> {
         let processes = match plan.kind {
@@ -75,6 +114,8 @@ impl Fleet {
             let mut arguments = vec![
                 "fleet".to_owned(),
                 format!("--kind={}", plan.kind.name()),
+                format!("--protocol={}", plan.speech.protocol.name()),
+                format!("--qos={}", plan.speech.qos),
                 format!("--server={}", plan.server),
                 format!("--first={first}"),
                 format!("--devices={devices}"),
@@ -103,6 +144,7 @@ impl Fleet {
                 rate: rates[index] as u32,
                 window: windows[index].max(1) as u32,
                 free_min_bytes: how.free_min_bytes,
+                quiet_ms: how.quiet_ms,
             })?;
         }
         let each = self.hear("connecting", |answer| match answer {

@@ -1,8 +1,9 @@
-//! Fleets: many devices in one process, each with the device session of `hawser_codec`.
+//! Fleets: many devices in one process.
 //!
 //! ```text
-//!  scenario ──commands──▶ child.rs ──▶ crowd.rs   sessions, timers, what is measured
-//!           ◀──answers───              │
+//!  scenario ──commands──▶ child.rs ──▶ crowd.rs   devices, timers, what is measured
+//!           ◀──answers───              ├─ trait Device ─▶ hawser.rs  the session of `hawser_codec`
+//!                                      │               ─▶ mqtt/client.rs
 //!                                      └─ trait Net ─▶ tun/       TCP of our own over a TUN device
 //!                                                   ─▶ sockets.rs the kernel's sockets, io_uring
 //! ```
@@ -13,7 +14,9 @@
 pub mod child;
 pub mod command;
 pub mod crowd;
+pub mod device;
 pub mod handle;
+pub mod hawser;
 pub mod latency;
 pub mod sockets;
 pub mod timers;

@@ -84,7 +84,10 @@ impl Sockets {
             && address.is_loopback()
         {
             let lane = (self.first + device) / PER_ADDRESS;
-            let from = Ipv4Addr::new(127, 0, 1 + (lane / 250) as u8, 1 + (lane % 250) as u8);
+            // Other ones towards another server, so that fleets beside each other, and ports that a
+            // fleet has just left, do not use up the ports of one address.
+            let beside = 1 + (self.server.port() % 250) as u8;
+            let from = Ipv4Addr::new(127, beside, (lane / 250) as u8, 1 + (lane % 250) as u8);
             socket.bind(&SocketAddr::from((from, 0)).into())?;
         }
         Ok(socket)

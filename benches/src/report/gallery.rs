@@ -13,7 +13,7 @@ use super::plot::{Bar, Bars, Colour, Lines, Series, Stroke};
 use super::table::{counted, machine};
 use crate::figure::Unit;
 use crate::results::Row;
-use crate::rows::OURS;
+use crate::rows::{OURS, SHARE};
 
 /// A place for a plot in the report.
 pub struct Place {
@@ -83,21 +83,21 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
             None,
             "servers-memory.svg",
             "user memory of a connection in different servers",
-            "`hawser-bench connections` for several servers in one run",
+            "`hawser-bench peers --floor`",
             servers_memory(rows),
         ),
         place(
             None,
             "servers-fanout.svg",
             "the fan-out rate of different servers",
-            "`hawser-bench fanout` for several servers in one run",
+            "`hawser-bench peers --floor`",
             servers_fanout(rows),
         ),
         place(
             None,
             "servers-p99.svg",
             "the 99th percentile of the push latency of different servers",
-            "`hawser-bench push` for several servers in one run",
+            "`hawser-bench peers --floor`",
             servers_p99(rows),
         ),
     ]
@@ -315,7 +315,8 @@ fn curve(row: &Row) -> Vec<(f64, f64)> {
     pairs.into_iter().flatten().filter_map(pair).collect()
 }
 
-/// The servers of the latest run that has at least two, at one size, with a figure of each.
+/// The servers of the latest run that has ours and at least one more, at one size, with a figure of
+/// each.
 fn ranking<'a>(
     rows: &'a [Row],
     benchmark: &str,
@@ -323,7 +324,7 @@ fn ranking<'a>(
 ) -> Option<Ranking<'a>> {
     let size = |row: &Row| {
         let count = |name| row.number(name).unwrap_or(0.0) as u64;
-        (count("connections"), row.offered_rate(), count("payload_bytes"))
+        (count("connections"), row.offered_rate(), count(SHARE), count("payload_bytes"))
     };
     let mut groups: BTreeMap<_, BTreeMap<&str, &Row>> = BTreeMap::new();
     let in_runs = of(rows, benchmark).filter(|row| !row.word("run").is_empty());
@@ -338,7 +339,8 @@ fn ranking<'a>(
     let rankings = groups.into_iter().map(|((.., size), servers)| (size, rank(servers)));
     let (_, best) =
         rankings.filter(|(_, ranking)| ranking.len() > 1).max_by_key(|(size, ranking)| {
-            (ranking.iter().map(|(row, _)| row.unix_s).max(), ranking.len(), *size)
+            let has_ours = ranking.iter().any(|(row, _)| row.is_ours());
+            (has_ours, ranking.iter().map(|(row, _)| row.unix_s).max(), ranking.len(), *size)
         })?;
     Some(best)
 }
@@ -360,7 +362,9 @@ fn bars(title: &str, axis: Axis, ranking: &Ranking<'_>, caption: &'static str) -
         Unit::Count.text(first.number("connections").unwrap_or(0.0)),
         first.word("run")
     );
-    if first.offered_rate() > 0 {
+    if let Some(share) = first.number(SHARE) {
+        about = format!("each at {share} % of its highest rate, {about}");
+    } else if first.offered_rate() > 0 {
         about = format!("{} messages/s, {about}", Unit::Count.text(first.offered_rate() as f64));
     }
     let bars =

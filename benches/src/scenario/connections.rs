@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::control_node::ControlNode;
 use super::print;
+use super::side::Side;
 use super::stage::{BrokerSide, FloorSide, Setting};
 use crate::fleet::command::{Asked, Opened, Pace, Received};
 use crate::fleet::handle::Kind;
@@ -34,7 +35,8 @@ Examples:
   hawser-bench connections --target 5000000 --json
   hawser-bench connections --connections 1000000 --tickets ed25519
   hawser-bench connections --connections 2000000 --tickets ed25519 --control-node
-  hawser-bench connections --fleet sockets --connections 15000";
+  hawser-bench connections --fleet sockets --connections 15000
+  hawser-bench connections --connections 15000 --target broker.example:1883 --protocol mqtt";
 
 #[derive(clap::Args)]
 #[command(after_help = METHOD)]
@@ -70,8 +72,15 @@ struct Checked {
 
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let setting = &arguments.setting;
-    let connections = setting.connections.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
     setting.enter(connections)?;
+    if let Some(server) = setting.running()? {
+        ensure!(
+            !arguments.floor && !arguments.control_node,
+            "--floor and --control-node are for hawser's own broker, not for a --target: leave them out"
+        );
+        return of_target(setting, server, connections, output);
+    }
     if arguments.control_node {
         ensure!(
             setting.tickets == Signing::Ed25519,
@@ -244,4 +253,37 @@ fn put_floor(setting: &Setting, connections: u32, values: &mut Value) -> anyhow:
 
 fn free_bytes() -> anyhow::Result<u64> {
     Ok(plan::Memory::read()?.free_bytes)
+}
+
+/// Of a server that runs elsewhere: what its devices see.
+fn of_target(
+    setting: &Setting,
+    server: &str,
+    connections: u32,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let mut side = setting.side(connections)?;
+    let opened = side.open(connections)?;
+    let why = || opened.stopped.clone().unwrap_or_default();
+    ensure!(opened.ready > 0, "{server}: nobody could connect: {}", why());
+    let checked = side.fleet().ping(opened.ready.into(), Pace::Window(CHECK_WINDOW))?;
+    let counted = side.fleet().count()?;
+    let values = json!({
+        "fleet": setting.fleet_name(),
+        "server": side.name(),
+        "connections": connections,
+        "established": opened.online,
+        "ready": opened.ready,
+        "verified": checked.answered,
+        "lost": counted.lost,
+        "stopped": opened.stopped,
+        "setup_per_s": (f64::from(opened.online) / opened.seconds).round(),
+        "heartbeats_per_s": (checked.answered as f64 / checked.seconds).round(),
+        "closes": counted.closes.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+    });
+    let scenario = format!("{connections} at {server}");
+    if !output.json {
+        print(&format!("connections, {scenario}"), &values);
+    }
+    output.row("connections", &scenario, None, values)
 }

@@ -1,17 +1,13 @@
 //! One message to all devices, through the broker and from the bare server.
 
-use anyhow::bail;
-use hawser_codec::device::Downlink;
-use hawser_codec::ids::TopicId;
+use anyhow::ensure;
 use serde_json::json;
 
 use super::print;
-use super::stage::{BrokerSide, FloorSide, Setting};
-use crate::fleet::command::Received;
-use crate::fleet::handle::Fleet;
-use crate::io::monotonic_ns;
+use super::side::{Measured, Side, one_to_all};
+use super::stage::{FloorSide, Setting};
 use crate::results::Output;
-use crate::spread::Spread;
+use crate::spread::{Spread, median};
 
 pub const METHOD: &str = "\
 How it is measured:
@@ -27,7 +23,8 @@ How it is measured:
 
 Examples:
   hawser-bench fanout --connections 1000000 --floor
-  hawser-bench fanout --fleet sockets --connections 15000 --floor --json";
+  hawser-bench fanout --fleet sockets --connections 15000 --floor --json
+  hawser-bench fanout --connections 15000 --target broker.example:1883 --protocol mqtt";
 
 const CONNECTIONS: u32 = 100_000;
 
@@ -51,130 +48,81 @@ pub struct Arguments {
     pub floor: bool,
 }
 
-/// One round.
-#[derive(Clone, Copy)]
-struct Measured {
-    rate: f64,
-    cpu_ns: f64,
-}
-
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let Arguments { setting, rounds, .. } = arguments;
-    let connections = setting.connections.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
     let payload = vec![b'm'; usize::from(arguments.payload)];
+    ensure!(
+        !arguments.floor || setting.running()?.is_none(),
+        "--floor is of this machine and of hawser's devices, not of a --target's: leave it out"
+    );
     let both = arguments.floor && setting.fits(connections, 2)?;
     setting.enter(connections.saturating_mul(1 + u32::from(both)))?;
-    let mut side = BrokerSide::start(setting, connections)?;
+    let mut side = setting.side(connections)?;
     side.open_all(connections)?;
-    let plan_hash = side.broker.plan_hash.clone();
+    let plan_hash = side.plan_hash().map(str::to_owned);
+    let name = side.name().to_owned();
+    let one = |side: &mut dyn Side| one_to_all(side, connections, &payload, QUIET_MS)?.whole(side);
     let mut through = Vec::new();
     let mut bare = Vec::new();
     // Each once without counting: code, caches and buffers.
-    through_broker(&mut side, connections, &payload)?;
+    one(&mut *side)?;
     if both {
         let mut floor = FloorSide::start(setting, connections)?;
         floor.open_all(connections)?;
-        from_floor(&mut floor, connections, &payload, 1)?;
+        one(&mut floor)?;
         for round in 0..*rounds {
-            let seq = u64::from(round) + 2;
             if round % 2 == 0 {
-                bare.push(from_floor(&mut floor, connections, &payload, seq)?);
+                bare.push(one(&mut floor)?);
             }
-            through.push(through_broker(&mut side, connections, &payload)?);
+            through.push(one(&mut *side)?);
             if round % 2 == 1 {
-                bare.push(from_floor(&mut floor, connections, &payload, seq)?);
+                bare.push(one(&mut floor)?);
             }
         }
     } else {
         for _ in 0..*rounds {
-            through.push(through_broker(&mut side, connections, &payload)?);
+            through.push(one(&mut *side)?);
         }
         drop(side);
         if arguments.floor {
             let mut floor = FloorSide::start(setting, connections)?;
             floor.open_all(connections)?;
-            for seq in 1..=u64::from(*rounds) + 1 {
-                bare.push(from_floor(&mut floor, connections, &payload, seq)?);
+            one(&mut floor)?;
+            for _ in 0..*rounds {
+                bare.push(one(&mut floor)?);
             }
-            bare.remove(0);
         }
     }
     let rate = Spread::of(through.iter().map(|one| one.rate));
-    let cpu_ns = Spread::of(through.iter().map(|one| one.cpu_ns));
+    let cpu_ns = |measured: &[Measured]| median(measured.iter().filter_map(|one| one.cpu_ns));
     let mut values = json!({
-        "fleet": setting.fleet.name(),
-        "server": "hawser",
+        "fleet": setting.fleet_name(),
+        "server": name,
         "connections": connections,
         "payload_bytes": arguments.payload,
         "rounds": rounds,
         "rate": rate.median.round(),
         "rate_quartiles": [rate.low.round(), rate.high.round()],
-        "cpu_ns_per_message": cpu_ns.median.round(),
         "seconds": f64::from(connections) / rate.median,
     });
+    if let Some(cpu_ns) = cpu_ns(&through) {
+        values["cpu_ns_per_message"] = json!(cpu_ns.round());
+    }
     if !bare.is_empty() {
         let floor_rate = Spread::of(bare.iter().map(|one| one.rate));
         let ratio =
             Spread::of(through.iter().zip(&bare).map(|(through, bare)| through.rate / bare.rate));
-        let floor_cpu = Spread::of(bare.iter().map(|one| one.cpu_ns)).median;
+        let floor_cpu = cpu_ns(&bare).unwrap_or(f64::NAN);
         values["floor_rate"] = json!(floor_rate.median.round());
         values["ratio_to_floor"] = json!(ratio.median);
         values["ratio_quartiles"] = json!([ratio.low, ratio.high]);
         values["floor_cpu_ns_per_message"] = json!(floor_cpu.round());
         values["interleaved"] = json!(both);
     }
-    let scenario = format!("{connections} over {}", setting.fleet.name());
+    let scenario = format!("{connections} over {}", setting.fleet_name());
     if !output.json {
         print(&format!("one message to {scenario}"), &values);
     }
-    output.row("fanout", &scenario, Some(&plan_hash), values)
-}
-
-fn through_broker(
-    side: &mut BrokerSide,
-    connections: u32,
-    payload: &[u8],
-) -> anyhow::Result<Measured> {
-    let before_ns = side.cpu_ns()?;
-    side.fleet.expect(connections.into(), QUIET_MS)?;
-    let begun_ns = monotonic_ns();
-    side.control.push_to_topic(TopicId::ALL, payload)?;
-    let received = all_of(&mut side.fleet, connections, "the broker")?;
-    side.control.wait_for_account(connections.into())?;
-    Ok(measured(connections, begun_ns, &received, side.cpu_ns()? - before_ns))
-}
-
-fn from_floor(
-    floor: &mut FloorSide,
-    connections: u32,
-    payload: &[u8],
-    seq: u64,
-) -> anyhow::Result<Measured> {
-    let mut frame = Vec::new();
-    Downlink::Broadcast { seq: hawser_codec::ids::Seq(seq), payload }.encode(&mut frame);
-    let before_ns = floor.cpu_ns()?;
-    floor.fleet.expect(connections.into(), QUIET_MS)?;
-    let begun_ns = monotonic_ns();
-    floor.fan_out(&frame)?;
-    let received = all_of(&mut floor.fleet, connections, "the bare server")?;
-    floor.fanned_out()?;
-    Ok(measured(connections, begun_ns, &received, floor.cpu_ns()? - before_ns))
-}
-
-fn all_of(fleet: &mut Fleet, connections: u32, whose: &str) -> anyhow::Result<Received> {
-    let received = fleet.received()?;
-    let messages = received.messages;
-    if messages != u64::from(connections) {
-        let net = fleet.count()?.net;
-        bail!(
-            "{messages} of {connections} messages from {whose} arrived; the fleet's counts: {net:?}"
-        );
-    }
-    Ok(received)
-}
-
-fn measured(connections: u32, begun_ns: u64, received: &Received, cpu_ns: u64) -> Measured {
-    let messages = f64::from(connections);
-    let seconds = (received.last_ns - begun_ns) as f64 / 1e9;
-    Measured { rate: messages / seconds, cpu_ns: cpu_ns as f64 / messages }
+    output.row("fanout", &scenario, plan_hash.as_deref(), values)
 }

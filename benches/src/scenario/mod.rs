@@ -1,12 +1,15 @@
 //! Scenarios: what is done to a server with a fleet, and what is measured meanwhile.
 
 pub mod connections;
+pub mod contest;
 mod control_node;
 pub mod fanout;
 pub mod push;
 pub mod questions;
+pub mod side;
 pub mod stage;
 pub mod storm;
+pub mod target;
 
 use std::io::IsTerminal;
 

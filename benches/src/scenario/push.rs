@@ -2,14 +2,13 @@
 //! given ones.
 
 use anyhow::ensure;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::stage::{BrokerSide, FloorSide, Setting};
+use super::side::{Side, singles};
+use super::stage::{FloorSide, Setting};
 use super::{print, reached, say};
-use crate::fleet::command::Received;
-use crate::io::monotonic_ns;
 use crate::results::Output;
-use crate::spread::Spread;
+use crate::spread::{Spread, median};
 
 pub const METHOD: &str = "\
 How it is measured:
@@ -24,7 +23,8 @@ How it is measured:
 
 Examples:
   hawser-bench push --connections 1000000 --floor
-  hawser-bench push --connections 100000 --rate 50000 --json";
+  hawser-bench push --connections 100000 --rate 50000 --json
+  hawser-bench push --connections 15000 --target broker.example:1883 --protocol mqtt";
 
 const CONNECTIONS: u32 = 100_000;
 const QUIET_MS: u64 = 10_000;
@@ -60,14 +60,18 @@ const BURST: u64 = 300_000;
 
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let setting = &arguments.setting;
-    let connections = setting.connections.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
+    ensure!(
+        !arguments.floor || setting.running()?.is_none(),
+        "--floor is of this machine and of hawser's devices, not of a --target's: leave it out"
+    );
     let both = arguments.floor && setting.fits(connections, 2)?;
     ensure!(
         both || !arguments.floor,
         "the floor needs memory for as many connections again: choose fewer"
     );
     setting.enter(connections.saturating_mul(1 + u32::from(both)))?;
-    let mut side = BrokerSide::start(setting, connections)?;
+    let mut side = setting.side(connections)?;
     side.open_all(connections)?;
     let mut floor = None;
     if both {
@@ -76,29 +80,33 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         floor = Some(bare);
     }
     let bytes = usize::from(arguments.payload);
+    let messages =
+        |side: &mut dyn Side, count, rate| singles(side, count, rate, bytes, QUIET_MS)?.whole(side);
     say("looking for the highest rate");
-    through_broker(&mut side, BURST, 0, bytes)?;
+    messages(&mut *side, BURST, 0)?;
     let (mut rates, mut floor_rates, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     let mut floor_cpu = Vec::new();
     for _ in 0..arguments.rounds {
-        let one = through_broker(&mut side, BURST, 0, bytes)?;
+        let one = messages(&mut *side, BURST, 0)?;
         rates.push(one.rate);
-        cpu.push(one.cpu_ns);
+        cpu.extend(one.cpu_ns);
         if let Some(floor) = &mut floor {
-            let one = from_floor(floor, BURST, 0, bytes)?;
+            let one = messages(floor, BURST, 0)?;
             floor_rates.push(one.rate);
-            floor_cpu.push(one.cpu_ns);
+            floor_cpu.extend(one.cpu_ns);
         }
     }
     let highest = Spread::of(rates.iter().copied()).median;
     let mut common = json!({
-        "fleet": setting.fleet.name(),
-        "server": "hawser",
+        "fleet": setting.fleet_name(),
+        "server": side.name(),
         "connections": connections,
         "payload_bytes": arguments.payload,
         "highest_rate": highest.round(),
-        "cpu_ns_per_message": Spread::of(cpu).median.round(),
     });
+    if let Some(cpu_ns) = median(cpu) {
+        common["cpu_ns_per_message"] = json!(cpu_ns.round());
+    }
     let mut reference = highest;
     if !floor_rates.is_empty() {
         let ratio = Spread::of(rates.iter().zip(&floor_rates).map(|(rate, floor)| rate / floor));
@@ -116,72 +124,24 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         let count = rate * u64::from(arguments.seconds);
         let mut values = common.clone();
         values["rate"] = json!(rate);
-        through_broker(&mut side, count, rate, bytes)?;
-        let one = through_broker(&mut side, count, rate, bytes)?;
+        messages(&mut *side, count, rate)?;
+        let one = messages(&mut *side, count, rate)?;
         reached(arguments.rate, one.rate)?;
-        put(&one, "", &mut values);
+        one.put("", &mut values);
         values["sent"] = json!(count);
         values["received"] = json!(one.received.messages);
-        values["cpu_percent"] = json!(one.cpu_ns * rate as f64 / 1e7);
-        if let Some(floor) = &mut floor {
-            from_floor(floor, count, rate, bytes)?;
-            put(&from_floor(floor, count, rate, bytes)?, "floor_", &mut values);
+        if let Some(cpu_ns) = one.cpu_ns {
+            values["cpu_percent"] = json!(cpu_ns * rate as f64 / 1e7);
         }
-        let scenario = format!("{connections} over {}, {rate}/s", setting.fleet.name());
+        if let Some(floor) = &mut floor {
+            messages(floor, count, rate)?;
+            messages(floor, count, rate)?.put("floor_", &mut values);
+        }
+        let scenario = format!("{connections} over {}, {rate}/s", setting.fleet_name());
         if !output.json {
             print(&format!("single messages, {scenario}"), &values);
         }
-        output.row("push", &scenario, Some(&side.broker.plan_hash), values)?;
+        output.row("push", &scenario, side.plan_hash(), values)?;
     }
     Ok(())
-}
-
-struct Measured {
-    rate: f64,
-    cpu_ns: f64,
-    received: Received,
-}
-
-fn put(one: &Measured, prefix: &str, values: &mut Value) {
-    values[format!("{prefix}rate_reached")] = json!(one.rate.round());
-    one.received.latency.put(prefix, values);
-}
-
-fn through_broker(
-    side: &mut BrokerSide,
-    count: u64,
-    rate: u64,
-    bytes: usize,
-) -> anyhow::Result<Measured> {
-    let before_ns = side.cpu_ns()?;
-    side.fleet.expect(count, QUIET_MS)?;
-    let begun_ns = monotonic_ns();
-    side.control.push(count, rate, bytes)?;
-    let received = side.fleet.received()?;
-    measured(count, begun_ns, received, side.cpu_ns()? - before_ns)
-}
-
-fn from_floor(
-    floor: &mut FloorSide,
-    count: u64,
-    rate: u64,
-    bytes: usize,
-) -> anyhow::Result<Measured> {
-    let before_ns = floor.cpu_ns()?;
-    floor.fleet.expect(count, QUIET_MS)?;
-    let begun_ns = monotonic_ns();
-    floor.push(count, rate, bytes)?;
-    let received = floor.fleet.received()?;
-    measured(count, begun_ns, received, floor.cpu_ns()? - before_ns)
-}
-
-fn measured(
-    count: u64,
-    begun_ns: u64,
-    received: Received,
-    cpu_ns: u64,
-) -> anyhow::Result<Measured> {
-    ensure!(received.messages == count, "{} of {count} messages arrived", received.messages);
-    let seconds = (received.last_ns - begun_ns) as f64 / 1e9;
-    Ok(Measured { rate: count as f64 / seconds, cpu_ns: cpu_ns as f64 / count as f64, received })
 }

@@ -4,6 +4,7 @@
 use anyhow::ensure;
 use serde_json::{Value, json};
 
+use super::side::Side;
 use super::stage::{BrokerSide, FloorSide, Setting};
 use super::{print, reached, say};
 use crate::fleet::command::{Asked, Pace};
@@ -86,7 +87,7 @@ impl What {
 
 pub fn run(what: What, arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let setting = &arguments.setting;
-    let connections = setting.connections.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
     ensure!(
         !arguments.floor || setting.fits(connections, 2)?,
         "the floor needs memory for as many connections again: choose fewer"

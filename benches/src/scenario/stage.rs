@@ -11,17 +11,22 @@
 //! otherwise hits both. When memory cannot hold both, the floor comes after the broker has gone.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use hawser_broker::plan::Memory;
+use hawser_codec::device::Downlink;
+use hawser_codec::ids::{Seq, TopicId};
 
+use super::side::Side;
+use super::target::{Target, TargetSide, resolve};
 use crate::control_end::ControlEnd;
 use crate::fleet::command::Opened;
-use crate::fleet::handle::{Fleet, Kind, Opening, Plan};
+use crate::fleet::handle::{Fleet, Kind, Opening, Plan, Protocol, Speech};
 use crate::fleet::tun::{DEVICES_MAX, Lane, Wire};
 use crate::io::{self, namespace};
 use crate::process::{Broker, Helper, cpu_ns, sibling};
+use crate::rows::OURS;
 use crate::tickets::{Issuer, Signing};
 
 /// Free memory that must remain, whatever is measured: the machine has other work and may have no
@@ -29,7 +34,7 @@ use crate::tickets::{Issuer, Signing};
 const FREE_MIN_MIB: u64 = 1536;
 
 /// What a connection takes of the machine on all sides, rounded up.
-const BYTES_PER_CONNECTION: u64 = 4_400;
+const BYTES_PER_CONNECTION: u64 = 4_600;
 /// With the kernel's socket at the other end too.
 const BYTES_PER_SOCKET_PAIR: u64 = 9_000;
 
@@ -42,9 +47,15 @@ pub struct Setting {
     #[arg(long, value_enum, default_value = "tun")]
     pub fleet: Kind,
     /// Connections to hold
-    #[arg(long, visible_alias = "target", value_name = "N",
+    #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(DEVICES_MAX)))]
     pub connections: Option<u32>,
+    /// The same with a number; or a server that runs already, for connections, fanout and push with
+    /// --protocol mqtt: the devices are then the kernel's sockets, and its memory is not measured
+    #[arg(long, value_name = "N|HOST:PORT")]
+    pub target: Option<Target>,
+    #[command(flatten)]
+    pub speech: Speech,
     /// How tickets are signed; Ed25519 signatures are made before anything is measured
     #[arg(long, value_enum, default_value = "hmac")]
     pub tickets: Signing,
@@ -55,6 +66,10 @@ pub struct Setting {
     #[arg(long, value_name = "N", default_value_t = 2048,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub connect_window: u32,
+    /// Give up when no device gets further for so long
+    #[arg(long, value_name = "S", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub quiet_s: u64,
     /// What the wire does to packets from the devices, such as loss=0.01,delay_ms=50
     #[arg(long, value_name = "LIST", default_value = "")]
     pub up: Wire,
@@ -73,11 +88,75 @@ pub struct Setting {
 }
 
 impl Setting {
-    fn opening(&self) -> Opening {
+    /// Connections over sockets, as many as there are, with the defaults for the rest.
+    pub fn over_sockets(connect_window: u32, quiet_s: u64, broker: Option<PathBuf>) -> Setting {
+        Setting {
+            fleet: Kind::Sockets,
+            connections: None,
+            target: None,
+            speech: Speech::default(),
+            tickets: Signing::Hmac,
+            connect_rate: 0,
+            connect_window,
+            quiet_s,
+            up: Wire::default(),
+            down: Wire::default(),
+            free_min_mib: FREE_MIN_MIB,
+            broker,
+            settings: Vec::new(),
+        }
+    }
+
+    /// The connections that were asked for, in either way.
+    pub fn connections(&self) -> anyhow::Result<Option<u32>> {
+        match (self.connections, &self.target) {
+            (Some(_), Some(Target::Connections(_))) => {
+                bail!("--connections and --target with a number say the same: give one of them")
+            }
+            (None, Some(Target::Connections(count))) => Ok(Some(*count)),
+            (connections, _) => Ok(connections),
+        }
+    }
+
+    /// The server that runs already, if one is to be measured.
+    pub fn running(&self) -> anyhow::Result<Option<&str>> {
+        match (&self.target, self.speech.protocol) {
+            (Some(Target::Server(server)), Protocol::Mqtt) => Ok(Some(server)),
+            (Some(Target::Server(server)), Protocol::Hawser) => bail!(
+                "what runs at {server} has not the keys of these devices' tickets: use --protocol \
+                 mqtt, or no --target for a broker of this benchmark's own"
+            ),
+            (_, Protocol::Mqtt) => bail!(
+                "--protocol mqtt needs --target HOST:PORT; `hawser-bench peers` starts servers itself"
+            ),
+            (_, Protocol::Hawser) => Ok(None),
+        }
+    }
+
+    /// As rows name how devices connect.
+    pub fn fleet_name(&self) -> &'static str {
+        match self.target {
+            Some(Target::Server(_)) => Kind::Sockets.name(),
+            _ => self.fleet.name(),
+        }
+    }
+
+    /// The server to be measured with its fleet: hawser's broker, or the one that runs already.
+    pub fn side(&self, connections: u32) -> anyhow::Result<Box<dyn Side>> {
+        let Some(server) = self.running()? else {
+            return Ok(Box::new(BrokerSide::start(self, connections)?));
+        };
+        let name = format!("mqtt at {server}");
+        let side = TargetSide::start(self, resolve(server)?, name, None, connections, 1)?;
+        Ok(Box::new(side))
+    }
+
+    pub fn opening(&self) -> Opening {
         Opening {
             rate: self.connect_rate,
             window: self.connect_window,
             free_min_bytes: self.free_min_mib << 20,
+            quiet_ms: self.quiet_s * 1000,
         }
     }
 
@@ -102,6 +181,9 @@ impl Setting {
             (Memory::read()?.free_bytes >> 20).saturating_sub(self.free_min_mib),
             self.free_min_mib
         );
+        if self.running()?.is_some() {
+            return Ok(());
+        }
         match self.fleet {
             Kind::Tun => Ok(namespace::enter(connections)?),
             Kind::Sockets => {
@@ -115,6 +197,7 @@ impl Setting {
     fn fleet(&self, server: SocketAddr, devices: u32, issuer: Issuer) -> anyhow::Result<Fleet> {
         let plan = Plan {
             kind: self.fleet,
+            speech: Speech::default(),
             server,
             devices,
             tickets: self.tickets,
@@ -142,6 +225,8 @@ pub struct BrokerSide<C = ControlEnd> {
     pub fleet: Fleet,
     pub control: C,
     pub broker: Broker,
+    /// Its settings, one a line.
+    pub config: String,
     opening: Opening,
 }
 
@@ -154,20 +239,6 @@ impl BrokerSide {
         side.control.wait_for_link()?;
         Ok(side)
     }
-
-    /// Devices connect until there are so many, or something ends that, and are announced.
-    pub fn open(&mut self, connections: u32) -> anyhow::Result<Opened> {
-        let opened = self.connect(connections)?;
-        self.control.wait_for_sessions(opened.online.into())?;
-        Ok(opened)
-    }
-
-    /// The same, and none may be missing.
-    pub fn open_all(&mut self, connections: u32) -> anyhow::Result<Opened> {
-        let opened = self.open(connections)?;
-        whole(&opened, connections)?;
-        Ok(opened)
-    }
 }
 
 impl<C> BrokerSide<C> {
@@ -179,6 +250,10 @@ impl<C> BrokerSide<C> {
         link: SocketAddr,
         issuer: Issuer,
     ) -> anyhow::Result<BrokerSide<C>> {
+        ensure!(
+            setting.running()?.is_none(),
+            "--target HOST:PORT is for connections, fanout and push; this needs hawser's broker"
+        );
         let binary = sibling(setting.broker.as_deref(), "hawser-broker")?;
         // The fleet makes the device that the broker's address is on.
         let server = setting.server(0)?;
@@ -194,7 +269,8 @@ impl<C> BrokerSide<C> {
         ];
         settings.extend(setting.settings.iter().cloned());
         let broker = Broker::start(&binary, link, &settings, processors()?.0)?;
-        Ok(BrokerSide { fleet, control, broker, opening: setting.opening() })
+        let config = settings.join("\n");
+        Ok(BrokerSide { fleet, control, broker, config, opening: setting.opening() })
     }
 
     /// Devices connect until there are so many, or something ends that.
@@ -209,50 +285,79 @@ impl<C> BrokerSide<C> {
     }
 }
 
-/// The bare server with its devices.
-pub struct FloorSide {
-    pub fleet: Fleet,
-    bare: Helper,
-    pushed: u64,
-    opening: Opening,
-}
-
-impl FloorSide {
-    pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<FloorSide> {
-        let server = setting.server(1)?;
-        let fleet = setting.fleet(server, connections, Issuer::default())?;
-        let arguments = ["bare".to_owned(), format!("--listen={server}")];
-        let mut bare = Helper::start(&arguments, processors()?.0)?;
-        bare.hear("ready")?;
-        Ok(FloorSide { fleet, bare, pushed: 0, opening: setting.opening() })
+impl Side for BrokerSide {
+    fn name(&self) -> &str {
+        OURS
     }
 
-    pub fn open_all(&mut self, connections: u32) -> anyhow::Result<Opened> {
-        let opened = self.fleet.open(connections, &self.opening)?;
-        whole(&opened, connections)?;
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn open(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        let opened = self.connect(connections)?;
+        self.control.wait_for_sessions(opened.online.into())?;
         Ok(opened)
     }
 
-    /// The frame to every connection.
-    pub fn fan_out(&mut self, frame: &[u8]) -> anyhow::Result<()> {
-        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.bare.tell(&format!("fanout {hex}"))
+    fn process(&self) -> Option<u32> {
+        Some(self.broker.id())
     }
 
-    /// Waits until it is sent; returns to how many.
-    pub fn fanned_out(&mut self) -> anyhow::Result<u64> {
-        let tally = self.bare.hear("fanned")?;
-        sent(&tally)
+    fn plan_hash(&self) -> Option<&str> {
+        Some(&self.broker.plan_hash)
     }
 
-    /// Single messages, as [`ControlEnd::push`] sends them.
-    pub fn push(&mut self, count: u64, rate: u64, payload_bytes: usize) -> anyhow::Result<()> {
-        let first = self.pushed;
-        self.pushed += count;
-        let line = format!("push {count} {rate} {payload_bytes} {first}");
-        let tally = self.bare.ask(&line, "pushed")?;
-        ensure!(sent(&tally)? == count, "the bare server sent {tally} of {count}");
-        Ok(())
+    fn fan_out(&mut self, payload: &[u8]) -> anyhow::Result<()> {
+        self.control.push_to_topic(TopicId::ALL, payload).map(drop)
+    }
+
+    fn fanned_out(&mut self) -> anyhow::Result<()> {
+        self.control.wait_for_account(self.control.sessions()).map(drop)
+    }
+
+    fn push(&mut self, count: u64, rate: u64, payload_bytes: usize) -> anyhow::Result<()> {
+        self.control.push(count, rate, payload_bytes)
+    }
+}
+
+/// A bare server with its devices.
+pub struct FloorSide {
+    pub fleet: Fleet,
+    bare: Helper,
+    name: String,
+    pushed: u64,
+    /// The last group entry that was sent, and those among which the server has not told about yet.
+    group: Seq,
+    untold: u32,
+    opening: Opening,
+}
+
+/// As rows name the one without a runtime.
+pub const BARE: &str = "bare";
+
+impl FloorSide {
+    pub fn start(setting: &Setting, connections: u32) -> anyhow::Result<FloorSide> {
+        let program = std::env::current_exe()?;
+        FloorSide::of(&program, &["bare"], BARE.to_owned(), setting, connections)
+    }
+
+    /// One on another runtime, or this program's.
+    pub fn of(
+        program: &Path,
+        arguments: &[&str],
+        name: String,
+        setting: &Setting,
+        connections: u32,
+    ) -> anyhow::Result<FloorSide> {
+        let server = setting.server(1)?;
+        let fleet = setting.fleet(server, connections, Issuer::default())?;
+        let mut arguments: Vec<String> = arguments.iter().map(|&one| one.to_owned()).collect();
+        arguments.push(format!("--listen={server}"));
+        let mut bare = Helper::of(program, &arguments, processors()?.0)?;
+        bare.hear("ready")?;
+        let (group, opening) = (Seq::ZERO, setting.opening());
+        Ok(FloorSide { fleet, bare, name, pushed: 0, group, untold: 0, opening })
     }
 
     pub fn id(&self) -> u32 {
@@ -260,7 +365,54 @@ impl FloorSide {
     }
 
     pub fn cpu_ns(&self) -> anyhow::Result<u64> {
-        cpu_ns(self.bare.id())
+        cpu_ns(self.id())
+    }
+}
+
+impl Side for FloorSide {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn open(&mut self, connections: u32) -> anyhow::Result<Opened> {
+        self.fleet.open(connections, &self.opening)
+    }
+
+    fn process(&self) -> Option<u32> {
+        Some(self.bare.id())
+    }
+
+    fn plan_hash(&self) -> Option<&str> {
+        None
+    }
+
+    fn fan_out(&mut self, payload: &[u8]) -> anyhow::Result<()> {
+        self.group = Seq(self.group.0 + 1);
+        let mut frame = Vec::new();
+        Downlink::Broadcast { seq: self.group, payload }.encode(&mut frame);
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.untold += 1;
+        self.bare.tell(&format!("fanout {hex}"))
+    }
+
+    fn fanned_out(&mut self) -> anyhow::Result<()> {
+        for _ in 0..std::mem::take(&mut self.untold) {
+            self.bare.hear("fanned")?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, count: u64, rate: u64, payload_bytes: usize) -> anyhow::Result<()> {
+        let first = self.pushed;
+        self.pushed += count;
+        let line = format!("push {count} {rate} {payload_bytes} {first}");
+        let tally = self.bare.ask(&line, "pushed")?;
+        ensure!(sent(&tally)? == count, "the bare server sent {tally} of {count}");
+        Ok(())
     }
 }
 
@@ -277,10 +429,4 @@ fn sent(tally: &str) -> anyhow::Result<u64> {
 pub fn processors() -> anyhow::Result<(usize, usize)> {
     let processors = io::processors()?;
     Ok((processors[0], processors[processors.len() - 1]))
-}
-
-fn whole(opened: &Opened, connections: u32) -> anyhow::Result<()> {
-    let why = || opened.stopped.clone().unwrap_or_default();
-    ensure!(opened.ready == connections, "{} of {connections} connected: {}", opened.ready, why());
-    Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::json;
 
+use super::side::Side;
 use super::stage::{BrokerSide, FloorSide, Setting};
 use super::{print, say};
 use crate::fleet::command::Received;
@@ -41,7 +42,7 @@ const STORM_QUIET_MS: u64 = 60_000;
 
 pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> {
     let StormArguments { setting, devices, floor } = arguments;
-    let bystanders = setting.connections.unwrap_or(CONNECTIONS);
+    let bystanders = setting.connections()?.unwrap_or(CONNECTIONS);
     let total = devices.saturating_add(bystanders);
     setting.enter(total)?;
     let mut side = BrokerSide::start(setting, total)?;
@@ -112,7 +113,7 @@ pub struct ChurnArguments {
 
 pub fn churn(arguments: &ChurnArguments, output: &Output) -> anyhow::Result<()> {
     let ChurnArguments { setting, rate, minutes } = arguments;
-    let connections = setting.connections.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
     // Connections that are being closed take memory too.
     setting.enter(connections)?;
     let mut side = BrokerSide::start(setting, connections)?;
@@ -178,7 +179,7 @@ pub struct SlowArguments {
 
 pub fn slow(arguments: &SlowArguments, output: &Output) -> anyhow::Result<()> {
     let SlowArguments { setting, stalled, rate, seconds } = arguments;
-    let connections = setting.connections.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
     ensure!(*stalled < connections, "--stalled {stalled} leaves none of {connections} reading");
     setting.enter(connections)?;
     let mut side = BrokerSide::start(setting, connections)?;

@@ -19,7 +19,7 @@ use wire::Weather;
 pub use wire::Wire;
 
 /// Together with a device's session and timer.
-const _: () = assert!(BLOCK_BYTES + crate::fleet::crowd::DEVICE_BYTES <= 64);
+const _: () = assert!(BLOCK_BYTES + crate::fleet::hawser::DEVICE_BYTES <= 64);
 
 /// Packets collected before they are written.
 const BATCH: usize = 64;
