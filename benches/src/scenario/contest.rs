@@ -28,7 +28,7 @@ const WINDOW: u32 = 1024;
 
 /// A round of the search for a highest rate: a second's worth, within these. The least is also what a
 /// load is tried with before that is known.
-const BURST_MIN: u64 = 10_000;
+const BURST_MIN: u64 = 2_000;
 const BURST_MAX: u64 = 300_000;
 
 /// And of one device no more than sockets surely hold, since a server without a queue drops the rest.
