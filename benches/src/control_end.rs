@@ -2,6 +2,7 @@
 //! one app with one key, answers pulls, and sends what the benchmark wants sent. Of
 //! each session it knows where to reach it and what its inbox got last, in 8 bytes; it stores nothing.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
@@ -57,6 +58,8 @@ struct State {
     sessions: u64,
     routes: Routes,
     cursor: u64,
+    /// The latest group entries, the last one with the number `cursor`.
+    group: VecDeque<(TopicId, Vec<u8>)>,
     /// Of the latest group entry: devices it was sent to, and devices that wait.
     sent: u64,
     waiting: u64,
@@ -103,6 +106,10 @@ impl ControlEnd {
         (state.sent, state.waiting) = (0, 0);
         let seq = Seq(state.cursor);
         let mut out = Vec::new();
+        if state.group.len() == PULL_ENTRIES_MAX {
+            state.group.pop_front();
+        }
+        state.group.push_back((topic, payload.to_vec()));
         let entry = Entry { seq, topic, flags: EntryFlags::NONE, payload };
         to_broker::group_deliver(&mut out, APP, &entry);
         state.link()?.write_all(&out)?;
@@ -177,6 +184,18 @@ impl State {
         let State { link, failed, .. } = self;
         let why = || format!("the link is down: {}", failed.as_deref().unwrap_or("not up yet"));
         link.as_mut().with_context(why)
+    }
+
+    /// The group entries behind a place, as far back as they are remembered.
+    fn group_after(&self, from: Seq) -> Vec<Entry<'_>> {
+        let first = self.cursor + 1 - self.group.len() as u64;
+        let numbered = (first..).zip(&self.group).filter(|&(seq, _)| seq > from.0);
+        numbered
+            .map(|(seq, (topic, payload))| {
+                let (topic, flags) = (*topic, EntryFlags::NONE);
+                Entry { seq: Seq(seq), topic, flags, payload }
+            })
+            .collect()
     }
 }
 
@@ -350,11 +369,15 @@ fn answer(
                 state.routes.answer(&pulled, out);
             }
         }
-        ToControl::GroupPull { session, .. } => {
-            to_broker::group_entries(out, session, Seq(shared.lock().cursor), false, &[]);
+        ToControl::GroupPull { session, from, .. } => {
+            let state = shared.lock();
+            let entries = state.group_after(from);
+            to_broker::group_entries(out, session, Seq(state.cursor), false, &entries);
         }
-        ToControl::GroupFetch { app, .. } => {
-            to_broker::group_fetched(out, app, Seq(shared.lock().cursor), false, &[]);
+        ToControl::GroupFetch { app, from } => {
+            let state = shared.lock();
+            let entries = state.group_after(from);
+            to_broker::group_fetched(out, app, Seq(state.cursor), false, &entries);
         }
         ToControl::GroupSent { seq, sent, waiting, .. } => {
             let mut state = shared.lock();

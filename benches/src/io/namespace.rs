@@ -11,7 +11,7 @@ use std::mem::zeroed;
 use super::check;
 
 /// The namespace's own settings. All of them are per network namespace.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("net/core/somaxconn", "65535"),
     ("net/ipv4/tcp_max_syn_backlog", "1048576"),
     // A cookie would hide that the backlog is full, and forgets the client's segment size.
@@ -19,6 +19,8 @@ const SETTINGS: [(&str, &str); 7] = [
     ("net/ipv4/tcp_no_metrics_save", "1"),
     // The first bytes after a pause may leave at once, as on a server that is set up for this.
     ("net/ipv4/tcp_slow_start_after_idle", "0"),
+    // Sockets of a server that has ended have nobody left to say goodbye to.
+    ("net/ipv4/tcp_orphan_retries", "1"),
     ("net/ipv4/ip_local_port_range", "1024 65535"),
     // In every kernel, without pacing: what is measured is the server, not how it shares a path.
     ("net/ipv4/tcp_congestion_control", "reno"),
