@@ -2,8 +2,8 @@
 //! program's own children, which take one command a line and answer with one line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -80,6 +80,24 @@ impl Broker {
         }
         let plan_hash = checked_plan_hash(&command)?;
         Ok(Broker { server: Server::start(&mut command, processor)?, plan_hash })
+    }
+
+    /// The sum of a metric over the shards, from the admin address.
+    pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let mut words = self.server.ready.split_whitespace().skip_while(|&word| word != "admin");
+        let address = words.nth(1).context("the broker names its admin address")?;
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page)?;
+        let value = |line: &str| {
+            let (labelled, value) = line.rsplit_once(' ')?;
+            let found = labelled.split('{').next() == Some(name);
+            found.then(|| value.parse::<f64>().ok())?
+        };
+        let values: Vec<f64> = page.lines().filter_map(value).collect();
+        ensure!(!values.is_empty(), "the broker has no metric {name}");
+        Ok(values.iter().sum())
     }
 
     pub fn id(&self) -> u32 {

@@ -103,10 +103,11 @@ fn a_storm_takes_nobody_else_along() {
 /// What was pushed to a device that does not read waits, and comes when it reads again.
 #[test]
 fn devices_that_stop_reading_lose_nothing() {
-    let found = result("slow --connections 500 --stalled 100 --rate 5000 --seconds 1");
+    let found = result("slow --connections 500 --stalled 100 --rate 5000 --seconds 2");
     let count = |name: &str| found[name].as_u64().unwrap_or_else(|| panic!("{name} in {found}"));
     assert_eq!(count("lost"), 0, "{found}");
     assert!(count("held_back") > 0, "{found}");
+    assert!(found["blocked"].as_f64() > Some(0.0), "{found}");
     assert_eq!(count("received") + count("received_after"), count("sent"), "{found}");
 }
 
@@ -140,7 +141,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
 fn nothing_remains_of_a_run_that_is_killed() {
     let mut command = bench("connections --connections 2000 --idle-s 600");
     let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-    let children = loop_until(|| {
+    let children = wait_for(|| {
         let path = format!("/proc/{0}/task/{0}/children", run.id());
         let list = std::fs::read_to_string(path).expect("it runs");
         let children: Vec<u32> = list.split(' ').filter_map(|id| id.parse().ok()).collect();
@@ -149,12 +150,12 @@ fn nothing_remains_of_a_run_that_is_killed() {
     run.kill().expect("it is ours");
     run.wait().expect("it is ours");
     for child in children {
-        loop_until(|| (!Path::new(&format!("/proc/{child}/exe")).exists()).then_some(()));
+        wait_for(|| (!Path::new(&format!("/proc/{child}/exe")).exists()).then_some(()));
     }
     assert!(!Path::new("/sys/class/net/devices0").exists(), "the host has seen nothing of it");
 }
 
-fn loop_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {

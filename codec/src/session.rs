@@ -322,12 +322,15 @@ impl Session {
             }
             Downlink::Reset { stream, seq } => {
                 match stream {
-                    Stream::Inbox => self.inbox = seq,
+                    Stream::Inbox => {
+                        self.inbox = seq;
+                        // What came before it is of another count.
+                        *inbox_ack = None;
+                    }
                     Stream::Group => self.place_group(seq),
                 }
                 // It answers a pull; otherwise later notices would go unheard.
                 *self.pulling(stream) = false;
-                *inbox_ack = None;
                 on_event(Event::Reset { stream, seq });
                 self.become_ready(on_event);
             }

@@ -34,7 +34,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// A point of the curve every so many connections.
 const CURVE_STEP: u32 = 50_000;
 
-const PROGRESS_MS: u64 = 200;
+/// Rare enough that nobody need read them for half an hour: a pipe holds 64 KiB.
+const PROGRESS_MS: u64 = 1_000;
 
 /// Nothing has come, so nothing will.
 const STALLED_MS: u64 = 30_000;
@@ -45,6 +46,9 @@ pub struct Arguments {
     kind: Kind,
     #[arg(long)]
     server: SocketAddr,
+    /// The processor of the server
+    #[arg(long)]
+    server_cpu: usize,
     /// The number of the first device
     #[arg(long)]
     first: u32,
@@ -84,7 +88,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn serve<D: Device>(arguments: &Arguments, script: D::Script) -> anyhow::Result<()> {
     match arguments.kind {
         Kind::Tun => {
-            let net = TunNet::new(arguments.server, arguments.up, arguments.down).context(
+            let net = TunNet::new(
+                arguments.server,
+                arguments.server_cpu,
+                arguments.up,
+                arguments.down,
+            ).context(
                 "a TUN device cannot be made; load its module (modprobe tun), see that /dev/net/tun \
                  exists and may be opened, or use --fleet sockets",
             )?;

@@ -16,6 +16,9 @@ use crate::io::monotonic_ns;
 
 /// A device whose connection ended comes back after about this.
 pub const BACKOFF: Backoff = Backoff { first_ms: 1_000, max_ms: 30_000 };
+const AT_ONCE: Backoff = Backoff { first_ms: 0, max_ms: 0 };
+/// Both sides' last segments have passed by then.
+const AFTER_GOODBYE: Backoff = Backoff { first_ms: 400, max_ms: 400 };
 
 pub struct Crowd<N, D: Device> {
     pub net: N,
@@ -184,22 +187,22 @@ impl<N: Net, D: Device> Crowd<N, D> {
     /// The connection breaks, as when a network is gone, and the device dials again at once.
     pub fn break_off(&mut self, device: u32, now_ms: u64) {
         self.net.reset(device);
-        self.leave_of_itself(device, now_ms);
+        self.leave_of_itself(device, AT_ONCE, now_ms);
     }
 
-    /// The device closes its connection in good order, and dials again at once.
+    /// The device closes its connection in good order, and dials again when that is done.
     pub fn leave(&mut self, device: u32, now_ms: u64) {
         self.net.finish(device, now_ms);
-        self.leave_of_itself(device, now_ms);
+        self.leave_of_itself(device, AFTER_GOODBYE, now_ms);
     }
 
     pub fn is_online(&self, device: u32) -> bool {
         self.devices[device as usize].standing().online
     }
 
-    fn leave_of_itself(&mut self, device: u32, now_ms: u64) {
+    fn leave_of_itself(&mut self, device: u32, pause: Backoff, now_ms: u64) {
         self.tally.left += u64::from(self.is_online(device));
-        self.gone(device, Backoff { first_ms: 0, max_ms: 0 }, now_ms);
+        self.gone(device, pause, now_ms);
     }
 
     fn on_heard(&mut self, heard: &Heard<'_>, now_ms: u64) -> io::Result<()> {

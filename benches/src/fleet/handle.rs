@@ -48,6 +48,8 @@ pub struct Plan<'a> {
     pub kind: Kind,
     pub speech: Speech,
     pub server: SocketAddr,
+    /// The processor that it runs on.
+    pub server_cpu: usize,
     pub devices: u32,
     pub tickets: Signing,
     pub issuer: Issuer,
@@ -117,6 +119,7 @@ impl Fleet {
                 format!("--protocol={}", plan.speech.protocol.name()),
                 format!("--qos={}", plan.speech.qos),
                 format!("--server={}", plan.server),
+                format!("--server-cpu={}", plan.server_cpu),
                 format!("--first={first}"),
                 format!("--devices={devices}"),
                 format!("--tickets={}", plan.tickets.name()),

@@ -30,6 +30,7 @@ const QUEUE_PACKETS: i32 = 1 << 19;
 
 pub struct Tun {
     file: File,
+    name: String,
 }
 
 impl Tun {
@@ -62,7 +63,13 @@ impl Tun {
         // SAFETY: as above; the queue length is in the place of the metric.
         check(unsafe { libc::ioctl(socket_fd(&socket), libc::SIOCSIFTXQLEN as _, &raw mut set) })?;
         raise(make)?;
-        Ok(Tun { file })
+        let name = make.ifr_name.iter().take_while(|&&byte| byte != 0);
+        let name = name.map(|&byte| char::from(byte as u8)).collect();
+        Ok(Tun { file, name })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The next packet, with its header; `None` when there is none now.

@@ -230,7 +230,13 @@ impl Held {
         if !output.json {
             print(&format!("connections, {scenario}"), &values);
         }
-        output.row("connections", &scenario, Some(&plan_hash), values)
+        output.row("connections", &scenario, Some(&plan_hash), values)?;
+        let (online, answered) = (u64::from(self.opened.online), self.checked.answered);
+        ensure!(answered == online, "{answered} of {online} devices answered for their heartbeat");
+        let (arrived, pushed) = (check.received.messages, check.pushed);
+        ensure!(arrived == pushed, "{arrived} of {pushed} messages arrived in the end");
+        ensure!(counted.lost == 0, "{} connections were lost", counted.lost);
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use std::sync::OnceLock;
+
 use anyhow::{Context, bail, ensure};
 use hawser_broker::plan::Memory;
 use hawser_codec::device::Downlink;
@@ -184,6 +186,8 @@ impl Setting {
         if self.running()?.is_some() {
             return Ok(());
         }
+        // The control end sends from here: it must not take the server's processor.
+        io::pin(&[processors()?.1])?;
         match self.fleet {
             Kind::Tun => Ok(namespace::enter(connections)?),
             Kind::Sockets => {
@@ -199,6 +203,7 @@ impl Setting {
             kind: self.fleet,
             speech: Speech::default(),
             server,
+            server_cpu: processors()?.0,
             devices,
             tickets: self.tickets,
             issuer,
@@ -425,8 +430,13 @@ fn sent(tally: &str) -> anyhow::Result<u64> {
         .context("a tally begins with a number")
 }
 
-/// The processor of the servers, and that of everything else.
+/// The processor of the servers, and that of everything else. The first call is made before this
+/// program binds itself to the latter.
 pub fn processors() -> anyhow::Result<(usize, usize)> {
+    static FOUND: OnceLock<(usize, usize)> = OnceLock::new();
+    if let Some(&found) = FOUND.get() {
+        return Ok(found);
+    }
     let processors = io::processors()?;
-    Ok((processors[0], processors[processors.len() - 1]))
+    Ok(*FOUND.get_or_init(|| (processors[0], processors[processors.len() - 1])))
 }

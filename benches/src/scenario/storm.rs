@@ -95,8 +95,8 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
 #[derive(clap::Args)]
 #[command(after_help = "\
 How it is measured:
-  Every second --rate devices leave, every other one with a goodbye, the others with a reset, and dial
-  again at once, for --minutes. The broker's memory is read before, and after all are back; what it
+  Every second --rate devices leave: every other one closes in good order and dials again a moment
+  later, the others reset and dial at once, for --minutes. The broker's memory is read before, and after all are back; what it
   has grown by must not grow with the minutes.
 
 Examples:
@@ -123,12 +123,12 @@ pub fn churn(arguments: &ChurnArguments, output: &Output) -> anyhow::Result<()> 
     let _warm = side.fleet.back()?;
     let lost_before = side.fleet.count()?.lost;
     let mut curve = vec![memory(side.broker.id())?.anonymous];
-    let (mut left, mut back) = (0, 0);
+    let (mut left, mut back, mut seconds) = (0, 0, 0.0);
     for minute in 1..=*minutes {
         say(&format!("minute {minute} of {minutes}"));
         side.fleet.churn(*rate, 60)?;
         let one = side.fleet.back()?;
-        (left, back) = (left + one.left, back + one.back);
+        (left, back, seconds) = (left + one.left, back + one.back, seconds + one.seconds);
         curve.push(memory(side.broker.id())?.anonymous);
     }
     let counted = side.fleet.count()?;
@@ -138,7 +138,8 @@ pub fn churn(arguments: &ChurnArguments, output: &Output) -> anyhow::Result<()> 
         "server": "hawser",
         "connections": connections,
         "rate": rate,
-        "seconds": 60 * minutes,
+        "seconds": seconds,
+        "rate_reached": left as f64 / seconds,
         "left": left,
         "back": back,
         "lost": counted.lost - lost_before,
@@ -160,15 +161,17 @@ pub fn churn(arguments: &ChurnArguments, output: &Output) -> anyhow::Result<()> 
 How it is measured:
   Messages go to all devices in turn at --rate, and latencies are taken. Then --stalled devices stop
   reading: their connections stay, with no room. The same messages again: what the others feel is the
-  difference. Then they read again, and everything that was for them must arrive.
+  difference. The broker's sockets have the smallest send buffers that the kernel gives, so that they
+  are full after a few messages and the broker itself has to do with it (blocked). Then they read
+  again, and everything that was for them must arrive.
 
 Examples:
-  hawser-bench slow --connections 100000 --stalled 10000 --rate 20000")]
+  hawser-bench slow --connections 20000 --stalled 2000 --rate 20000")]
 pub struct SlowArguments {
     #[command(flatten)]
     pub setting: Setting,
     /// Devices that stop reading
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub stalled: u32,
     /// Messages a second
     #[arg(long, value_name = "PER_S", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -179,20 +182,29 @@ pub struct SlowArguments {
 
 pub fn slow(arguments: &SlowArguments, output: &Output) -> anyhow::Result<()> {
     let SlowArguments { setting, stalled, rate, seconds } = arguments;
-    let connections = setting.connections()?.unwrap_or(CONNECTIONS);
+    let connections = setting.connections()?.unwrap_or(SLOW_CONNECTIONS);
     ensure!(*stalled < connections, "--stalled {stalled} leaves none of {connections} reading");
     setting.enter(connections)?;
+    let mut setting = setting.clone();
+    setting.settings.insert(0, format!("send_buffer_bytes={SMALLEST_SEND_BUFFER}"));
+    let setting = &setting;
     let mut side = BrokerSide::start(setting, connections)?;
     side.open_all(connections)?;
     let count = u64::from(*rate) * u64::from(*seconds);
-    pushed(&mut side, count, *rate, 5_000)?;
-    let before = pushed(&mut side, count, *rate, 5_000)?;
+    pushed(&mut side, count, *rate)?;
+    let before = pushed(&mut side, count, *rate)?;
+    ensure!(before.messages == count, "{} of {count} arrived before", before.messages);
     side.fleet.stall(*stalled)?;
     let calm = memory(side.broker.id())?.resident;
-    let during = pushed(&mut side, count, *rate, 5_000)?;
+    let during = pushed(&mut side, count, *rate)?;
     let full = memory(side.broker.id())?.resident;
-    let missing = count - during.messages;
-    side.fleet.expect_resuming(missing, 10_000, *stalled)?;
+    let blocked = side.broker.metric("hawser_broker_blocked")?;
+    ensure!(
+        blocked > 0.0,
+        "no socket was full, so the broker had nothing to do with it: choose more --seconds"
+    );
+    let missing = count.saturating_sub(during.messages);
+    side.fleet.expect_resuming(missing, RESUME_QUIET_MS, *stalled)?;
     let after = side.fleet.received()?;
     let counted = side.fleet.count()?;
     let mut values = json!({
@@ -204,6 +216,7 @@ pub fn slow(arguments: &SlowArguments, output: &Output) -> anyhow::Result<()> {
         "sent": count,
         "received": during.messages,
         "held_back": missing,
+        "blocked": blocked,
         "received_after": after.messages,
         "lost": counted.lost,
         "memory_growth_bytes": full as i64 - calm as i64,
@@ -217,9 +230,22 @@ pub fn slow(arguments: &SlowArguments, output: &Output) -> anyhow::Result<()> {
     output.row("slow", &scenario, Some(&side.broker.plan_hash), values)
 }
 
-fn pushed(side: &mut BrokerSide, count: u64, rate: u32, quiet_ms: u64) -> anyhow::Result<Received> {
-    side.fleet.expect(count, quiet_ms)?;
-    side.control.push(count, rate.into(), 64)?;
+const SLOW_CONNECTIONS: u32 = 20_000;
+
+/// A dozen fill a socket.
+const SLOW_PAYLOAD_BYTES: usize = 1_000;
+
+/// Linux gives twice this.
+const SMALLEST_SEND_BUFFER: u32 = 4_096;
+
+/// What has not come by then waits for a device that does not read.
+const STALL_QUIET_MS: u64 = 5_000;
+/// The kernel asks a closed window at intervals that double.
+const RESUME_QUIET_MS: u64 = 30_000;
+
+fn pushed(side: &mut BrokerSide, count: u64, rate: u32) -> anyhow::Result<Received> {
+    side.fleet.expect(count, STALL_QUIET_MS)?;
+    side.control.push(count, rate.into(), SLOW_PAYLOAD_BYTES)?;
     side.fleet.received()
 }
 

@@ -86,6 +86,7 @@ impl TargetSide {
             kind: Kind::Sockets,
             speech,
             server,
+            server_cpu: processors()?.0,
             devices: connections,
             tickets: Signing::Hmac,
             issuer: Issuer::default(),

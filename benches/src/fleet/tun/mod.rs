@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::fleet::{Heard, Net};
 use crate::io::epoll::Epoll;
+use crate::io::namespace;
 use crate::io::tun::Tun;
 
 use packet::Packets;
@@ -46,14 +47,16 @@ pub struct TunNet {
 }
 
 impl TunNet {
-    /// Towards a server in this namespace, which will listen at the address of a [`Lane`].
-    pub fn new(server: SocketAddr, up: Wire, down: Wire) -> io::Result<TunNet> {
+    /// Towards a server in this namespace, which will listen at the address of a [`Lane`] and run on
+    /// `processor`.
+    pub fn new(server: SocketAddr, processor: usize, up: Wire, down: Wire) -> io::Result<TunNet> {
         let lane = match server.ip() {
             IpAddr::V4(address) => Lane::of(address),
             IpAddr::V6(_) => None,
         };
         let lane = lane.ok_or_else(|| io::Error::other(format!("no device leads to {server}")))?;
         let tun = Tun::new(lane.server(), Lane::MASK)?;
+        namespace::receive_on(tun.name(), processor)?;
         let epoll = Epoll::new()?;
         epoll.add(&tun, 0)?;
         epoll.add(&io::stdin(), STDIN)?;

@@ -222,7 +222,12 @@ impl Tcp {
     ) -> Option<Heard<'p>> {
         let block = &mut self.blocks[device as usize];
         if !header.has(ACK) || header.ack != block.snd_nxt {
+            // Of an earlier connection that the peer still believes in: RFC 9293, 3.10.7.3.
             self.counters.strays += 1;
+            if header.has(ACK) && !header.has(RST) {
+                let reset = Header { flags: RST, seq: header.ack, ack: 0, window: 0 };
+                reset.put(out, self.lane, block.place(device), self.port, &[]);
+            }
             return None;
         }
         if header.has(RST) {
@@ -254,8 +259,10 @@ impl Tcp {
                 self.acknowledge(device, out);
                 return None;
             }
+            let was_open = block.state() == State::Open;
             self.forget(device);
-            return Some(Heard { device, connected: false, data: &[], end: Some(End::Reset) });
+            let end = Some(End::Reset);
+            return was_open.then_some(Heard { device, connected: false, data: &[], end });
         }
         if header.has(SYN) {
             // The acknowledgement of the handshake was lost.
@@ -341,7 +348,12 @@ impl Tcp {
         if acked > block.snd_nxt.wrapping_sub(flight.una) {
             return;
         }
+        let has_opened = flight.window == 0 && header.window > 0;
         flight.window = usize::from(header.window);
+        if flight.window == 0 {
+            // It is there, and does not read: that is no reason to give it up.
+            flight.tries = 0;
+        }
         if acked > 0 {
             let mut acked = acked as usize;
             flight.una = header.ack;
@@ -360,6 +372,11 @@ impl Tcp {
             }
             flight.tries = 0;
             flight.due_ms = now_ms + RTO_MS;
+        }
+        if has_opened && flight.fin != Fin::Sent {
+            // What was sent to ask about the window was not kept.
+            flight.sent = 0;
+            self.blocks[device as usize].snd_nxt = flight.una;
         }
         if flight.bytes.is_empty() && flight.fin == Fin::None {
             self.forget_flight(device);
@@ -741,6 +758,38 @@ mod tests {
         script.tcp.stall(0, false, &mut script.out);
         assert_eq!(script.said().0.window, WINDOW);
         script.hear(ACK, 0, b"abc", |heard| assert_eq!(heard.unwrap().data, b"abc"));
+    }
+
+    /// The byte that asked was not kept, as Linux does.
+    #[test]
+    fn a_window_that_opens_gets_what_was_asked_with_too() {
+        let mut script = Script::connected();
+        script.tcp.send(0, b"abc", 0, &mut script.out);
+        script.all_said();
+        script.hear_at(0, ACK, 0, &[], 0, |heard| assert_eq!(heard, None));
+        for time in 1..20 {
+            script.tcp.on_time(time * 200 * RTO_MS, &mut script.out, |_| panic!("it is there"));
+            script.all_said();
+            script.hear_at(time * 200 * RTO_MS, ACK, 0, &[], 0, |heard| assert_eq!(heard, None));
+        }
+        script.hear_at(4_000 * RTO_MS, ACK, 0, &[], 100, |heard| assert_eq!(heard, None));
+        let (header, data) = script.said();
+        assert_eq!((header.seq, &data[..]), (script.ack, &b"abc"[..]));
+    }
+
+    #[test]
+    fn a_peer_that_believes_in_the_last_connection_is_told() {
+        let mut script = Script::connected();
+        let (seq, ack) = (script.seq, script.ack);
+        script.tcp.reset(0, &mut script.out);
+        for _ in 0..2 {
+            // Twice, so that it is the same address again.
+            script.tcp.connect(0, 1, &mut script.out);
+        }
+        script.all_said();
+        script.hear(ACK, 0, &[], |heard| assert_eq!(heard, None));
+        let (reset, _) = script.said();
+        assert!(reset.has(RST) && reset.seq == ack, "{reset:?} {seq}");
     }
 
     #[test]
