@@ -16,6 +16,9 @@ use crate::io::monotonic_ns;
 
 /// A device whose connection ended comes back after about this.
 pub const BACKOFF: Backoff = Backoff { first_ms: 1_000, max_ms: 30_000 };
+/// Longer than any wait of a device that is not online, and shorter than a heartbeat interval.
+const SOON_MS: u64 = 60_000;
+
 const AT_ONCE: Backoff = Backoff { first_ms: 0, max_ms: 0 };
 /// Both sides' last segments have passed by then.
 const AFTER_GOODBYE: Backoff = Backoff { first_ms: 400, max_ms: 400 };
@@ -155,6 +158,11 @@ impl<N: Net, D: Device> Crowd<N, D> {
         for _ in 0..limit {
             let Some(device) = self.timers.next_early(now_ms) else { break };
             self.look_after(device, now_ms)?;
+            // Its list may be one of long from now: what is due sooner comes up early again.
+            let deadline_ms = self.devices[device as usize].deadline_ms();
+            if deadline_ms < now_ms + SOON_MS {
+                self.timers.hasten(device, deadline_ms);
+            }
         }
         let links = &self.links;
         let due = self.timers.take(now_ms, |device| links[device as usize]);

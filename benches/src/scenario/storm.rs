@@ -45,6 +45,11 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
     let bystanders = setting.connections()?.unwrap_or(CONNECTIONS);
     let total = devices.saturating_add(bystanders);
     setting.enter(total)?;
+    let mut setting = setting.clone();
+    // A connection may be made again before the broker knows that the last one is over.
+    let connections_max = total.saturating_add(*devices);
+    setting.settings.insert(0, format!("connections_max={connections_max}"));
+    let setting = &setting;
     let mut side = BrokerSide::start(setting, total)?;
     side.open_all(total)?;
     let before = side.fleet.count()?;
@@ -60,6 +65,7 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
         "server": "hawser",
         "connections": devices,
         "bystanders": bystanders,
+        "connections_max": connections_max,
         "left": back.left,
         "back": back.back,
         "back_s": back.seconds,
