@@ -28,6 +28,15 @@ const SETTINGS: [(&str, &str); 8] = [
     ("net/ipv4/tcp_congestion_control", "reno"),
 ];
 
+/// When the namespace's kernel sends a segment again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retransmit {
+    /// After 200 ms at least, as a kernel does by itself: for a wire that loses packets.
+    AsUsual,
+    /// Not before [`RETRANSMIT_MIN`].
+    Late,
+}
+
 /// As on a host that is set up for mobile links. A fleet on one processor may have half a second of
 /// segments before it, and with the default of 200 ms each of them would be sent twice. Since Linux
 /// 6.11; without it fan-outs to millions lose time.
@@ -53,7 +62,7 @@ impl std::error::Error for Refused {}
 ///
 /// The kernel sizes a namespace's connection table from a setting of the namespace it is made in.
 /// So one is made only to hold that setting, and the one to stay in is made from there.
-pub fn enter(connections: u32) -> Result<(), Refused> {
+pub fn enter(connections: u32, retransmit: Retransmit) -> Result<(), Refused> {
     unshare()?;
     let buckets = connections.next_power_of_two().clamp(1 << 16, BUCKETS_MAX);
     set("net/ipv4/tcp_child_ehash_entries", &buckets.to_string())?;
@@ -61,7 +70,8 @@ pub fn enter(connections: u32) -> Result<(), Refused> {
     for (name, value) in SETTINGS {
         set(name, value)?;
     }
-    if Path::new("/proc/sys").join(RETRANSMIT_MIN.0).exists() {
+    let can_wait = Path::new("/proc/sys").join(RETRANSMIT_MIN.0).exists();
+    if retransmit == Retransmit::Late && can_wait {
         set(RETRANSMIT_MIN.0, RETRANSMIT_MIN.1)?;
     }
     see_network().map_err(|error| {

@@ -26,7 +26,8 @@ use crate::control_end::ControlEnd;
 use crate::fleet::command::Opened;
 use crate::fleet::handle::{Fleet, Kind, Opening, Plan, Protocol, Speech};
 use crate::fleet::tun::{DEVICES_MAX, Lane, Wire};
-use crate::io::{self, namespace};
+use crate::io;
+use crate::io::namespace::{self, Retransmit};
 use crate::process::{Broker, Helper, cpu_ns, sibling};
 use crate::rows::OURS;
 use crate::tickets::{Issuer, Signing};
@@ -186,12 +187,13 @@ impl Setting {
         if self.running()?.is_some() {
             return Ok(());
         }
+        let wired = self.up != Wire::default() || self.down != Wire::default();
         // The control end sends from here: it must not take the server's processor.
         io::pin(&[processors()?.1])?;
         match self.fleet {
-            Kind::Tun => Ok(namespace::enter(connections)?),
+            Kind::Tun if wired => Ok(namespace::enter(connections, Retransmit::AsUsual)?),
+            Kind::Tun => Ok(namespace::enter(connections, Retransmit::Late)?),
             Kind::Sockets => {
-                let wired = self.up != Wire::default() || self.down != Wire::default();
                 ensure!(!wired, "--up and --down need --fleet tun: the kernel's wire is as it is");
                 Ok(())
             }
