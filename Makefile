@@ -2,6 +2,7 @@
 # make test    set up this machine, build, and run every test
 # make build   leave the binaries in target/release/
 # make check   formatting and lints
+# make bench   measure for five minutes; make bench-full measures all there is
 # make golden  rewrite the golden files after an intended change; read the difference before committing it
 
 CARGO ?= cargo
@@ -9,8 +10,9 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 # One profile for binaries and tests: RocksDB takes 15 minutes to compile on two cores, once.
 RELEASE := --release --locked
+BENCH := $(TARGET_DIR)/release/hawser-bench
 
-.PHONY: run build test check golden setup setup-test bench
+.PHONY: run build test check golden setup setup-test bench bench-full
 
 run: build
 	$(TARGET_DIR)/release/hawser play
@@ -39,9 +41,37 @@ check:
 golden:
 	UPDATE_GOLDEN=1 $(CARGO) test $(RELEASE) --workspace golden
 
+# Five minutes: each scenario at a size that any machine holds. Root, for the fleet's network.
 bench: build
-	$(TARGET_DIR)/release/hawser-bench codec
-	$(TARGET_DIR)/release/hawser-bench connections --connections 15000
-	$(TARGET_DIR)/release/hawser-bench fanout --connections 15000 --floor
-	$(TARGET_DIR)/release/hawser-bench instructions
-	$(TARGET_DIR)/release/hawser-bench system
+	$(BENCH) codec
+	$(BENCH) instructions
+	$(BENCH) connections --connections 200000 --floor
+	$(BENCH) fanout --connections 100000 --floor
+	$(BENCH) push --connections 100000 --floor --rounds 3 --seconds 3
+	$(BENCH) heartbeat --connections 100000 --floor --rounds 3 --seconds 3
+	$(BENCH) slow
+	$(BENCH) storm --devices 50000 --connections 20000
+	$(BENCH) report
+
+# An hour and a half, of which one hour is churn; needs 24 GiB of memory.
+bench-full: build
+	.ci/setup bench
+	cd benches/runtimes && $(CARGO) build $(RELEASE)
+	$(BENCH) codec
+	$(BENCH) instructions
+	$(BENCH) system
+	for n in 15000 100000 1000000; do $(BENCH) connections --connections $$n --floor || exit 1; done
+	$(BENCH) connections --connections 1000000 --tickets ed25519
+	$(BENCH) connections --connections 2000000 --tickets ed25519 --control-node
+	$(BENCH) connections --target 5000000
+	for n in 100000 1000000; do \
+	  $(BENCH) fanout --connections $$n --floor && $(BENCH) push --connections $$n --floor && \
+	  $(BENCH) heartbeat --connections $$n --floor && $(BENCH) uplink --connections $$n --floor || exit 1; \
+	done
+	$(BENCH) heartbeat --connections 1000000 --rate 3333 --seconds 60
+	$(BENCH) slow
+	$(BENCH) storm --devices 300000 --connections 100000
+	$(BENCH) peers
+	$(BENCH) runtimes
+	$(BENCH) churn --minutes 60
+	$(BENCH) report

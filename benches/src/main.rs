@@ -1,15 +1,19 @@
 //! hawser's benchmarks. Each compares with something measured in the same run: another codec, a
-//! bare kernel connection, a bare loop. Absolute numbers drift between runs; ratios hold.
+//! bare loop over as many connections, other brokers, other runtimes. Absolute numbers drift between
+//! runs; ratios hold.
 //!
 //! | command | question | compared with |
 //! |---|---|---|
+//! | `connections` | what does it take to hold N connections, and how fast do they come | the bare server |
+//! | `fanout`, `push`, `heartbeat`, `uplink` | what rate, and at what latency | the bare server |
+//! | `storm`, `churn`, `slow` | what happens when devices go, come, or stop reading | the same before it |
+//! | `peers` | what do other brokers need for the same loads | mosquitto, nats-server, rumqttd |
+//! | `runtimes` | what would the same loop cost on another runtime | tokio, tokio-uring, glommio |
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
-//! | `connections` | what memory does an idle connection take | bare sockets |
-//! | `fanout` | how fast does one message reach all devices | a bare loop of sends |
 //! | `instructions` | what do the broker's decisions cost, in instructions | the recorded counts |
-//! | `peers` | what do other brokers do under the same loads | the bare server |
-//! | `runtimes` | what would a runtime cost | the bare server |
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
+//!
+//! Where to start reading: `scenario/` says what is done, `fleet/` is the devices, `bare/` the floor.
 //!
 //! Every run appends rows to `benches/results/<command>.jsonl`: when, commit, kernel, processor,
 //! scenario, values. `--json` prints the last row's values instead of a table. `report` makes a page

@@ -81,7 +81,7 @@ impl Output {
             commit: commit(),
             kernel: first_line("/proc/sys/kernel/osrelease"),
             cpu: cpu(),
-            cpus: std::thread::available_parallelism()?.get(),
+            cpus: cpus(),
             memory_bytes: Some(memory_bytes()?),
             plan_hash: plan_hash.map(str::to_owned),
             flags: Some(std::env::args().skip(1).collect()),
@@ -165,6 +165,12 @@ fn memory_bytes() -> anyhow::Result<u64> {
     let kib =
         line.and_then(|line| line.split_whitespace().next()).context("MemTotal is missing")?;
     Ok(1024 * kib.parse::<u64>()?)
+}
+
+/// Of the machine: this program may have bound itself to one of them.
+fn cpus() -> usize {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.lines().filter(|line| line.starts_with("processor")).count().max(1)
 }
 
 fn first_line(path: &str) -> String {

@@ -33,7 +33,7 @@ const FORMER: [(&str, &str, &str, f64); 7] = [
 
 /// Options that say where to read and write, not what is measured. The second is whether a value
 /// follows.
-const ASIDE: [(&str, bool); 7] = [
+const ASIDE: [(&str, bool); 8] = [
     ("--json", false),
     ("--no-record", false),
     ("--results", true),
@@ -41,6 +41,7 @@ const ASIDE: [(&str, bool); 7] = [
     ("--broker", true),
     ("--hawser", true),
     ("--valgrind", true),
+    ("--binaries", true),
 ];
 
 /// What a row measures. Rows with the same key can stand in for each other.
