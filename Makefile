@@ -70,7 +70,7 @@ bench-full: build
 	done
 	$(BENCH) heartbeat --connections 1000000 --rate 3333 --seconds 60
 	$(BENCH) slow
-	$(BENCH) storm --devices 300000 --connections 100000
+	$(BENCH) storm --devices 1000000 --connections 100000
 	$(BENCH) peers
 	$(BENCH) runtimes
 	$(BENCH) churn --minutes 60
