@@ -49,6 +49,14 @@ impl Server {
     pub fn id(&self) -> u32 {
         self.process.0.id()
     }
+
+    /// An error that says how it ended, if it has.
+    pub fn is_there(&mut self) -> anyhow::Result<()> {
+        match self.process.0.try_wait()? {
+            Some(status) => bail!("the server under test has ended ({status})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The broker under test: one shard on one processor.
@@ -102,6 +110,10 @@ impl Broker {
 
     pub fn id(&self) -> u32 {
         self.server.id()
+    }
+
+    pub fn is_there(&mut self) -> anyhow::Result<()> {
+        self.server.is_there()
     }
 }
 

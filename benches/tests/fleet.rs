@@ -136,17 +136,57 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     }
 }
 
+/// While devices leave and come back, so that nobody is left to leave.
+#[test]
+fn a_churn_at_a_server_that_dies_ends_with_what_was_seen() {
+    let mut command = bench("churn --connections 300 --rate 300 --minutes 1 --quiet-s 2");
+    let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let broker = wait_for(|| broker_of(run.id()));
+    wait_for(|| (established(broker) == 300).then_some(()));
+    wait_for(|| (established(broker) < 300).then_some(()));
+    let killed = Command::new("kill").args(["-9", &broker.to_string()]).status();
+    assert!(killed.expect("it starts").success());
+    let output = run.wait_with_output().expect("it is ours");
+    refused(
+        &output,
+        &["the server under test has ended (signal: 9", "no device got further for 2 s"],
+    );
+}
+
+/// Connections of devices at a broker, which has its network for itself.
+fn established(broker: u32) -> usize {
+    const PORT_7400: &str = ":1CE8";
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string(format!("/proc/{broker}/net/tcp")).unwrap_or_default();
+    let is_device = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.len() > 3 && words[1].ends_with(PORT_7400) && words[3] == ESTABLISHED
+    };
+    table.lines().filter(is_device).count()
+}
+
+/// The broker of a run, once there is one that is not only asked for its plan.
+fn broker_of(run: u32) -> Option<u32> {
+    let text = |pid, file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let children = text(run, format!("task/{run}/children"))?;
+    children.split(' ').filter_map(|id| id.parse().ok()).find(|&pid| {
+        let is_broker = text(pid, "comm".to_owned()).is_some_and(|name| name == "hawser-broker\n");
+        is_broker
+            && text(pid, "cmdline".to_owned()).is_some_and(|line| !line.contains("--check-config"))
+    })
+}
+
 /// A run is killed in the middle: its children, its device and its network go with it.
 #[test]
 fn nothing_remains_of_a_run_that_is_killed() {
     let mut command = bench("connections --connections 2000 --idle-s 600");
     let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-    let children = wait_for(|| {
-        let path = format!("/proc/{0}/task/{0}/children", run.id());
-        let list = std::fs::read_to_string(path).expect("it runs");
-        let children: Vec<u32> = list.split(' ').filter_map(|id| id.parse().ok()).collect();
-        (children.len() == 2).then_some(children)
-    });
+    let broker = wait_for(|| broker_of(run.id()));
+    wait_for(|| (established(broker) > 0).then_some(()));
+    let path = format!("/proc/{0}/task/{0}/children", run.id());
+    let list = std::fs::read_to_string(path).expect("it runs");
+    let children: Vec<u32> = list.split(' ').filter_map(|id| id.parse().ok()).collect();
+    assert!(children.len() >= 2 && children.contains(&broker), "{list}");
     run.kill().expect("it is ours");
     run.wait().expect("it is ours");
     for child in children {

@@ -212,6 +212,17 @@ fn a_target_that_is_none_is_named_with_what_is_wrong() {
             welcomed = Some(socket);
         }
     });
+    let mut first = None;
+    let for_ever = listen(move |mut socket| {
+        hear(&mut socket);
+        let _ = socket.write_all(b"\x20\x02\0\0");
+        if first.is_some() {
+            hear(&mut socket);
+            let _ = socket.write_all(b"\x90\x04\0\x01\0\0");
+        } else {
+            first = Some(socket);
+        }
+    });
     for (target, said) in [
         (nobody, "see that the server runs and listens there"),
         (closes, "closed the connection instead of answering an MQTT CONNECT"),
@@ -219,6 +230,8 @@ fn a_target_that_is_none_is_named_with_what_is_wrong() {
         (refuses, "refused an MQTT CONNECT: not authorized"),
         (silent, "did not answer an MQTT CONNECT within 5s"),
         (half_way, "no device got further for 1 s (connection ended:"),
+        // All are welcomed and turned out, again and again.
+        (for_ever, "no device got further for 1 s (connection ended:"),
     ] {
         let run = Run::of(
             "no-target",

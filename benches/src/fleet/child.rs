@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use hawser_broker::plan::Memory;
 use hawser_codec::ids::TopicId;
 use hawser_codec::session::Session;
 
 use super::Net;
-use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Received};
+use super::command::{Answer, Asked, Back, Command, Counted, Limits, Opened, Pace, Received};
 use super::crowd::Crowd;
 use super::device::{Device, Question};
 use super::handle::{Kind, Protocol, Speech};
@@ -18,6 +17,7 @@ use super::hawser;
 use super::latency::Latency;
 use super::sockets::Sockets;
 use super::tun::{TunNet, Wire};
+use super::watch::{SLOWEST_MS, Watch};
 use crate::io::{monotonic_ns, raise_descriptor_limit};
 use crate::mqtt::client::{self, Client};
 use crate::tickets::{Issuer, Signing, Tickets};
@@ -37,8 +37,11 @@ const CURVE_STEP: u32 = 50_000;
 /// Rare enough that nobody need read them for half an hour: a pipe holds 64 KiB.
 const PROGRESS_MS: u64 = 1_000;
 
-/// Nothing has come, so nothing will.
-const STALLED_MS: u64 = 30_000;
+/// No answer has come for so long, so none will. Questions take no memory that counts.
+const ANSWERED: Limits = Limits { free_min_bytes: 0, quiet_ms: 30_000 };
+
+/// How long the last devices of a churn may take to come back.
+const CHURN_GRACE_MS: u64 = 60_000;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -156,8 +159,8 @@ impl<N: Net, D: Device> Child<N, D> {
     fn obey(&mut self, command: Command) -> anyhow::Result<Answer> {
         self.crowd.tally.latency = Latency::default();
         match command {
-            Command::Open { total, rate, window, free_min_bytes, quiet_ms } => {
-                self.open(total, rate, window, free_min_bytes, quiet_ms).map(Answer::Opened)
+            Command::Open { total, rate, window, limits } => {
+                self.open(total, rate, window, limits).map(Answer::Opened)
             }
             Command::Ping { count, pace } => self.ask(Question::Ping, count, pace),
             Command::Pull { count, pace } => self.ask(Question::Pull, count, pace),
@@ -169,8 +172,8 @@ impl<N: Net, D: Device> Child<N, D> {
                 self.stall(devices, true);
                 Ok(Answer::Armed)
             }
-            Command::Storm { devices, quiet_ms } => self.storm(devices, quiet_ms),
-            Command::Churn { rate, seconds } => self.churn(rate, seconds),
+            Command::Storm { devices, limits } => self.storm(devices, limits),
+            Command::Churn { rate, seconds, limits } => self.churn(rate, seconds, limits),
             Command::Count => Ok(Answer::Counted(self.count())),
         }
     }
@@ -178,24 +181,23 @@ impl<N: Net, D: Device> Child<N, D> {
     fn open(
         &mut self,
         total: u32,
-        rate: u32,
+        rate: Option<f64>,
         window: u32,
-        free_min_bytes: u64,
-        quiet_ms: u64,
+        limits: Limits,
     ) -> anyhow::Result<Opened> {
         self.crowd.reserve(total as usize)?;
         let (begun, before) = (Instant::now(), self.crowd.len());
         let mut curve = Vec::new();
         let (mut mark, mut mark_at) = (self.crowd.online, Instant::now());
-        let mut grown = (self.crowd.ready, self.now_ms);
-        let mut looked_ms = 0;
+        let more = total.saturating_sub(before);
+        let paced_ms = rate.map_or(0.0, |rate| f64::from(more) / rate * 1000.0);
+        let longest_ms = limits.quiet_ms + u64::from(more) * SLOWEST_MS + 2 * paced_ms as u64;
+        let mut watch = Watch::new(limits, longest_ms, self.crowd.ready.into(), self.now_ms);
         let mut stopped = None;
         while self.crowd.ready < total && stopped.is_none() {
             let due = match rate {
-                0 => total,
-                rate => {
-                    before.saturating_add((begun.elapsed().as_secs_f64() * f64::from(rate)) as u32)
-                }
+                None => total,
+                Some(rate) => before.saturating_add((begun.elapsed().as_secs_f64() * rate) as u32),
             };
             let mut burst = BATCH;
             while self.crowd.len() < due.min(total) && self.crowd.connecting < window && burst > 0 {
@@ -208,45 +210,43 @@ impl<N: Net, D: Device> Child<N, D> {
                 curve.push((self.crowd.online, per_s.round()));
                 (mark, mark_at) = (self.crowd.online, Instant::now());
             }
-            if self.crowd.ready != grown.0 {
-                grown = (self.crowd.ready, self.now_ms);
-            } else if self.now_ms > grown.1 + quiet_ms {
-                stopped = Some(self.stalled(quiet_ms));
-            }
-            if self.now_ms >= looked_ms + 100 {
-                looked_ms = self.now_ms;
-                stopped = stopped.or(short_of_memory(free_min_bytes)?);
-            }
+            stopped = self.stops(&mut watch, self.crowd.ready.into())?;
             self.progress(self.crowd.ready.into(), total.into())?;
         }
-        Ok(Opened {
-            online: self.crowd.online,
-            ready: self.crowd.ready,
-            seconds: begun.elapsed().as_secs_f64(),
-            curve,
-            stopped,
-        })
+        let seconds = begun.elapsed().as_secs_f64();
+        if stopped.is_some() {
+            self.crowd.close(self.now_ms);
+        }
+        Ok(Opened { online: self.crowd.online, ready: self.crowd.ready, seconds, curve, stopped })
     }
 
-    /// Why nothing goes on.
-    fn stalled(&self, quiet_ms: u64) -> String {
-        let tally = &self.crowd.tally;
+    /// Why to give up, with what the server said, if it is time to.
+    fn stops(&self, watch: &mut Watch, done: u64) -> io::Result<Option<String>> {
+        Ok(watch.ends(done, self.now_ms)?.map(|why| format!("{why} ({})", self.closes())))
+    }
+
+    /// Why connections ended until now.
+    fn closes(&self) -> String {
+        let closes = &self.crowd.tally.closes;
         let closes: Vec<String> =
-            tally.closes.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
-        let closes =
-            if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") };
-        format!("no device got further for {} s ({closes})", quiet_ms as f64 / 1000.0)
+            closes.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+        if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") }
     }
 
     fn ask(&mut self, what: Question, count: u64, pace: Pace) -> anyhow::Result<Answer> {
         if self.crowd.online == 0 {
-            bail!("no device is online");
+            bail!("no device is online ({})", self.closes());
         }
         self.crowd.tally.asked.clear();
         self.crowd.tally.answered = 0;
         let begun_ns = monotonic_ns();
         let (mut sent, mut device) = (0, 0);
-        let mut grown = (0, self.now_ms);
+        let paced_ms = match pace {
+            Pace::Rate(rate) => 2_000 * count / u64::from(rate.max(1)),
+            Pace::Window(_) => 0,
+        };
+        let longest_ms = ANSWERED.quiet_ms + count * SLOWEST_MS + paced_ms;
+        let mut watch = Watch::new(ANSWERED, longest_ms, 0, self.now_ms);
         loop {
             let (due, window) = match pace {
                 Pace::Rate(rate) => {
@@ -268,14 +268,12 @@ impl<N: Net, D: Device> Child<N, D> {
             }
             self.turn(if sent < count { PACED_WAIT_MS } else { IDLE_WAIT_MS })?;
             let answered = self.crowd.tally.answered;
-            if answered != grown.0 {
-                grown = (answered, self.now_ms);
-            }
             let is_over = sent == count && (answered == count || self.crowd.tally.asked.is_empty());
-            if is_over || self.now_ms > grown.1 + STALLED_MS {
+            let stopped = if is_over { None } else { self.stops(&mut watch, answered)? };
+            if is_over || stopped.is_some() {
                 let seconds = (monotonic_ns() - begun_ns) as f64 / 1e9;
                 let latency = std::mem::take(&mut self.crowd.tally.latency);
-                return Ok(Answer::Asked(Asked { sent, answered, seconds, latency }));
+                return Ok(Answer::Asked(Asked { sent, answered, seconds, stopped, latency }));
             }
             self.progress(answered, count)?;
         }
@@ -284,14 +282,13 @@ impl<N: Net, D: Device> Child<N, D> {
     fn expect(&mut self, messages: u64, quiet_ms: u64) -> anyhow::Result<Answer> {
         (self.crowd.tally.messages, self.crowd.tally.repeats) = (0, 0);
         answer(&Answer::Armed)?;
-        let mut grown = (0, self.now_ms);
+        // How long the sender takes is its own affair: what does not come ends it.
+        let limits = Limits { free_min_bytes: 0, quiet_ms };
+        let mut watch = Watch::new(limits, u64::MAX, 0, self.now_ms);
         loop {
             self.turn(IDLE_WAIT_MS)?;
             let tally = &self.crowd.tally;
-            if tally.messages != grown.0 {
-                grown = (tally.messages, self.now_ms);
-            }
-            if tally.messages >= messages || self.now_ms > grown.1 + quiet_ms {
+            if tally.messages >= messages || watch.ends(tally.messages, self.now_ms)?.is_some() {
                 return Ok(Answer::Received(Received {
                     messages: tally.messages,
                     repeats: tally.repeats,
@@ -309,9 +306,9 @@ impl<N: Net, D: Device> Child<N, D> {
         }
     }
 
-    fn storm(&mut self, devices: u32, quiet_ms: u64) -> anyhow::Result<Answer> {
+    fn storm(&mut self, devices: u32, limits: Limits) -> anyhow::Result<Answer> {
         self.crowd.tally.dialled = Some(Default::default());
-        let (begun, others) = (Instant::now(), self.crowd.online);
+        let (begun, wanted) = (Instant::now(), self.crowd.online);
         let mut left = 0;
         for device in 0..devices.min(self.crowd.len()) {
             if self.crowd.is_online(device) {
@@ -322,27 +319,27 @@ impl<N: Net, D: Device> Child<N, D> {
                 }
             }
         }
-        let wanted = others;
-        let mut grown = (self.crowd.online, self.now_ms);
-        while self.crowd.online < wanted && self.now_ms <= grown.1 + quiet_ms {
+        let longest_ms = limits.quiet_ms + left * SLOWEST_MS;
+        let mut watch = Watch::new(limits, longest_ms, self.crowd.online.into(), self.now_ms);
+        let mut stopped = None;
+        while self.crowd.online < wanted && stopped.is_none() {
             self.turn(PACED_WAIT_MS)?;
-            if self.crowd.online != grown.0 {
-                grown = (self.crowd.online, self.now_ms);
-            }
+            stopped = self.stops(&mut watch, self.crowd.online.into())?;
             let missing = wanted.saturating_sub(self.crowd.online);
             self.progress(left.saturating_sub(missing.into()), left)?;
         }
-        Ok(self.back(left, wanted, begun))
+        Ok(self.back(left, wanted, begun, stopped))
     }
 
-    fn churn(&mut self, rate: u32, seconds: u32) -> anyhow::Result<Answer> {
+    fn churn(&mut self, rate: u32, seconds: u32, limits: Limits) -> anyhow::Result<Answer> {
         self.crowd.tally.dialled = Some(Default::default());
         let (begun, wanted) = (Instant::now(), self.crowd.online);
         let total = u64::from(rate) * u64::from(seconds);
         let (mut left, mut device) = (0, 0);
-        while left < total
-            || (self.crowd.online < wanted && begun.elapsed().as_secs() < u64::from(seconds) + 60)
-        {
+        let longest_ms = u64::from(seconds) * 1000 + CHURN_GRACE_MS;
+        let mut watch = Watch::new(limits, longest_ms, 0, self.now_ms);
+        let mut stopped = None;
+        while (left < total || self.crowd.online < wanted) && stopped.is_none() {
             let due = total.min((begun.elapsed().as_secs_f64() * f64::from(rate)) as u64);
             let mut tries = self.crowd.len();
             while left < due && tries > 0 {
@@ -358,18 +355,25 @@ impl<N: Net, D: Device> Child<N, D> {
                 tries -= 1;
             }
             self.turn(PACED_WAIT_MS)?;
+            // Those that come back make it possible that others leave; at the end they are all.
+            let back = if left < total { 0 } else { u64::from(self.crowd.online) };
+            stopped = self.stops(&mut watch, left + back)?;
             self.progress(left, total)?;
         }
-        Ok(self.back(left, wanted, begun))
+        Ok(self.back(left, wanted, begun, stopped))
     }
 
-    fn back(&mut self, left: u64, wanted: u32, begun: Instant) -> Answer {
+    fn back(&mut self, left: u64, wanted: u32, begun: Instant, stopped: Option<String>) -> Answer {
         self.crowd.tally.dialled = None;
+        if stopped.is_some() {
+            self.crowd.close(self.now_ms);
+        }
         let missing = wanted.saturating_sub(self.crowd.online);
         Answer::Back(Back {
             left,
             back: left.saturating_sub(missing.into()),
             seconds: begun.elapsed().as_secs_f64(),
+            stopped,
             connect: std::mem::take(&mut self.crowd.tally.latency),
         })
     }
@@ -397,17 +401,6 @@ impl<N: Net, D: Device> Child<N, D> {
         }
         Ok(())
     }
-}
-
-fn short_of_memory(free_min_bytes: u64) -> io::Result<Option<String>> {
-    let free_bytes = Memory::read()?.free_bytes;
-    Ok((free_bytes < free_min_bytes).then(|| {
-        format!(
-            "only {} MiB of memory are free, and {} are to stay so",
-            free_bytes >> 20,
-            free_min_bytes >> 20
-        )
-    }))
 }
 
 fn answer(answer: &Answer) -> io::Result<()> {

@@ -12,14 +12,12 @@ pub enum Command {
     /// Connects devices until there are so many. Answered with [`Answer::Opened`].
     Open {
         total: u32,
-        /// Connects a second; 0: as fast as `window` allows.
-        rate: u32,
+        /// Connects a second; `None`: as fast as `window` allows. A part of the fleet may have less
+        /// than one.
+        rate: Option<f64>,
         /// Devices that are connecting at a time.
         window: u32,
-        /// Stops when less memory than this is free.
-        free_min_bytes: u64,
-        /// Stops when no device got further for so long.
-        quiet_ms: u64,
+        limits: Limits,
     },
     /// So many heartbeats, round robin over the devices. Answered with [`Answer::Asked`].
     Ping { count: u64, pace: Pace },
@@ -33,11 +31,20 @@ pub enum Command {
     Stall { devices: u32 },
     /// The first devices lose their connections at once and come back. Answered with
     /// [`Answer::Back`].
-    Storm { devices: u32, quiet_ms: u64 },
+    Storm { devices: u32, limits: Limits },
     /// Devices leave and come back, so many a second. Answered with [`Answer::Back`].
-    Churn { rate: u32, seconds: u32 },
+    Churn { rate: u32, seconds: u32, limits: Limits },
     /// Answered with [`Answer::Counted`].
     Count,
+}
+
+/// When a command is given up. Nobody dials any more then.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// When less memory than this is free.
+    pub free_min_bytes: u64,
+    /// When no device got further for so long.
+    pub quiet_ms: u64,
 }
 
 /// How fast devices ask.
@@ -81,6 +88,8 @@ pub struct Asked {
     pub sent: u64,
     pub answered: u64,
     pub seconds: f64,
+    /// Why it ended before all were answered.
+    pub stopped: Option<String>,
     pub latency: Latency,
 }
 
@@ -100,6 +109,8 @@ pub struct Back {
     pub left: u64,
     pub back: u64,
     pub seconds: f64,
+    /// Why it ended before all were back.
+    pub stopped: Option<String>,
     /// From the dial to the welcome; a device that dials again begins again.
     pub connect: Latency,
 }

@@ -35,6 +35,8 @@ pub struct Crowd<N, D: Device> {
     /// Dialled and not yet welcomed.
     pub connecting: u32,
     pub tally: Tally,
+    /// Nobody dials any more.
+    has_closed: bool,
     out: Vec<u8>,
 }
 
@@ -108,6 +110,7 @@ impl<N: Net, D: Device> Crowd<N, D> {
             ready: 0,
             connecting: 0,
             tally: Tally::default(),
+            has_closed: false,
             out: Vec::new(),
         }
     }
@@ -159,7 +162,7 @@ impl<N: Net, D: Device> Crowd<N, D> {
             let Some(device) = self.timers.next_early(now_ms) else { break };
             self.look_after(device, now_ms)?;
             // Its list may be one of long from now: what is due sooner comes up early again.
-            let deadline_ms = self.devices[device as usize].deadline_ms();
+            let deadline_ms = self.deadline_ms(device);
             if deadline_ms < now_ms + SOON_MS {
                 self.timers.hasten(device, deadline_ms);
             }
@@ -202,6 +205,17 @@ impl<N: Net, D: Device> Crowd<N, D> {
     pub fn leave(&mut self, device: u32, now_ms: u64) {
         self.net.finish(device, now_ms);
         self.leave_of_itself(device, AFTER_GOODBYE, now_ms);
+    }
+
+    /// Breaks off what is not online, and dials no more: there is no memory for it, or no server.
+    pub fn close(&mut self, now_ms: u64) {
+        self.has_closed = true;
+        for device in 0..self.len() {
+            if !self.is_online(device) {
+                self.net.reset(device);
+                self.gone(device, BACKOFF, now_ms);
+            }
+        }
     }
 
     pub fn is_online(&self, device: u32) -> bool {
@@ -268,6 +282,9 @@ impl<N: Net, D: Device> Crowd<N, D> {
 
     /// Acts on a deadline that may have come.
     fn look_after(&mut self, device: u32, now_ms: u64) -> io::Result<()> {
+        if self.is_out(device) {
+            return Ok(());
+        }
         match self.change(device, |_, one, _, out| one.on_time(now_ms, out)) {
             Next::Wait => self.say(device, now_ms),
             Next::Dial => {
@@ -317,8 +334,17 @@ impl<N: Net, D: Device> Crowd<N, D> {
         result
     }
 
+    /// It is not online and will not be.
+    fn is_out(&self, device: u32) -> bool {
+        self.has_closed && !self.is_online(device)
+    }
+
+    fn deadline_ms(&self, device: u32) -> u64 {
+        if self.is_out(device) { u64::MAX } else { self.devices[device as usize].deadline_ms() }
+    }
+
     fn file(&mut self, device: u32) {
-        let deadline_ms = self.devices[device as usize].deadline_ms();
+        let deadline_ms = self.deadline_ms(device);
         self.timers.file(device, deadline_ms, &mut self.links[device as usize]);
     }
 
@@ -329,5 +355,34 @@ impl<N: Net, D: Device> Crowd<N, D> {
             self.out.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use hawser_codec::session::Session;
+
+    use super::super::hawser::Script;
+    use super::super::sockets::Sockets;
+    use super::*;
+    use crate::tickets::{Issuer, Signing, Tickets};
+
+    /// Against a server that never answers.
+    #[test]
+    fn a_crowd_that_has_closed_dials_no_more() {
+        const DEVICES: u32 = 10;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let net = Sockets::new(listener.local_addr().unwrap(), 0).unwrap();
+        let tickets = Tickets::new(Signing::Hmac, Issuer::default(), 0, DEVICES);
+        let mut crowd = Crowd::<_, Session>::new(net, Script::new(tickets, Vec::new()), 0);
+        (0..DEVICES).for_each(|_| crowd.add(0).unwrap());
+        assert_eq!(crowd.connecting, DEVICES);
+        crowd.close(0);
+        for now_ms in (0..600_000).step_by(100) {
+            crowd.on_time(1_000, now_ms).unwrap();
+            assert_eq!(crowd.connecting, 0, "at {now_ms}");
+        }
     }
 }

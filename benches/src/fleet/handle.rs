@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{anyhow, bail, ensure};
 
-use super::command::{Answer, Asked, Back, Command, Counted, Opened, Pace, Received};
+use super::command::{Answer, Asked, Back, Command, Counted, Limits, Opened, Pace, Received};
 use super::latency::Latency;
 use super::sockets::PER_PROCESS;
 use super::tun::Wire;
@@ -64,10 +64,7 @@ pub struct Opening {
     /// Connects a second; 0: as fast as `window` allows.
     pub rate: u32,
     pub window: u32,
-    /// It ends when less memory than this is free.
-    pub free_min_bytes: u64,
-    /// And when no device got further for so long.
-    pub quiet_ms: u64,
+    pub limits: Limits,
 }
 
 pub struct Fleet {
@@ -139,15 +136,14 @@ impl Fleet {
     /// Connects devices until there are `total`, or the answer says why not.
     pub fn open(&mut self, total: u32, how: &Opening) -> anyhow::Result<Opened> {
         let totals = self.shares(total.into());
-        let rates = self.shares(how.rate.into());
+        let devices: u32 = self.members.iter().map(|member| member.devices).sum();
         let windows = self.shares(how.window.into());
         for (index, member) in self.members.iter_mut().enumerate() {
             member.tell(&Command::Open {
                 total: totals[index] as u32,
-                rate: rates[index] as u32,
+                rate: rate_of(how.rate, member.devices, devices),
                 window: windows[index].max(1) as u32,
-                free_min_bytes: how.free_min_bytes,
-                quiet_ms: how.quiet_ms,
+                limits: how.limits,
             })?;
         }
         let each = self.hear("connecting", |answer| match answer {
@@ -198,11 +194,18 @@ impl Fleet {
             Answer::Asked(asked) => Some(asked),
             _ => None,
         })?;
-        let none = Asked { sent: 0, answered: 0, seconds: 0.0, latency: Latency::default() };
+        let none = Asked {
+            sent: 0,
+            answered: 0,
+            seconds: 0.0,
+            stopped: None,
+            latency: Latency::default(),
+        };
         Ok(each.into_iter().fold(none, |mut sum, one| {
             sum.sent += one.sent;
             sum.answered += one.answered;
             sum.seconds = sum.seconds.max(one.seconds);
+            sum.stopped = sum.stopped.or(one.stopped);
             sum.latency.add(&one.latency);
             sum
         }))
@@ -251,18 +254,18 @@ impl Fleet {
         self.armed()
     }
 
-    pub fn storm(&mut self, devices: u32, quiet_ms: u64) -> anyhow::Result<()> {
+    pub fn storm(&mut self, devices: u32, limits: Limits) -> anyhow::Result<()> {
         let shares = self.shares(devices.into());
         for (member, devices) in self.members.iter_mut().zip(shares) {
-            member.tell(&Command::Storm { devices: devices as u32, quiet_ms })?;
+            member.tell(&Command::Storm { devices: devices as u32, limits })?;
         }
         Ok(())
     }
 
-    pub fn churn(&mut self, rate: u32, seconds: u32) -> anyhow::Result<()> {
+    pub fn churn(&mut self, rate: u32, seconds: u32, limits: Limits) -> anyhow::Result<()> {
         let shares = self.shares(rate.into());
         for (member, rate) in self.members.iter_mut().zip(shares) {
-            member.tell(&Command::Churn { rate: rate as u32, seconds })?;
+            member.tell(&Command::Churn { rate: rate as u32, seconds, limits })?;
         }
         Ok(())
     }
@@ -273,11 +276,13 @@ impl Fleet {
             Answer::Back(back) => Some(back),
             _ => None,
         })?;
-        let none = Back { left: 0, back: 0, seconds: 0.0, connect: Latency::default() };
+        let none =
+            Back { left: 0, back: 0, seconds: 0.0, stopped: None, connect: Latency::default() };
         Ok(each.into_iter().fold(none, |mut sum, one| {
             sum.left += one.left;
             sum.back += one.back;
             sum.seconds = sum.seconds.max(one.seconds);
+            sum.stopped = sum.stopped.or(one.stopped);
             sum.connect.add(&one.connect);
             sum
         }))
@@ -349,11 +354,31 @@ impl Member {
     }
 }
 
+/// The connects a second of a part of the fleet. They may be less than one, since none at all would
+/// mean as many as there can be; 0 of the whole fleet means that.
+fn rate_of(rate: u32, devices: u32, all: u32) -> Option<f64> {
+    (rate > 0).then(|| f64::from(rate) * f64::from(devices) / f64::from(all.max(1)))
+}
+
 fn add_named(to: &mut Vec<(String, u64)>, from: Vec<(String, u64)>) {
     for (name, count) in from {
         match to.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum += count,
             None => to.push((name, count)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_shared_and_stays_one() {
+        let parts: Vec<f64> =
+            [5, 5, 2].iter().map(|&devices| rate_of(2, devices, 12).expect("a rate")).collect();
+        assert!(parts.iter().all(|&part| part > 0.0), "{parts:?}");
+        assert!((parts.iter().sum::<f64>() - 2.0).abs() < 1e-9, "{parts:?}");
+        assert_eq!(rate_of(0, 5, 12), None);
     }
 }

@@ -21,6 +21,7 @@ pub mod latency;
 pub mod sockets;
 pub mod timers;
 pub mod tun;
+mod watch;
 
 use std::io;
 

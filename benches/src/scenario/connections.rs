@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use hawser_broker::plan;
 use serde_json::{Value, json};
 
@@ -232,13 +232,22 @@ impl Held {
             print(&format!("connections, {scenario}"), &values);
         }
         output.row("connections", &scenario, Some(&plan_hash), values)?;
-        let (online, answered) = (u64::from(self.opened.online), self.checked.answered);
-        ensure!(answered == online, "{answered} of {online} devices answered for their heartbeat");
+        all_answered(self.opened.online, checked)?;
         let (arrived, pushed) = (check.received.messages, check.pushed);
         ensure!(arrived == pushed, "{arrived} of {pushed} messages arrived in the end");
         ensure!(counted.lost == 0, "{} connections were lost", counted.lost);
         Ok(())
     }
+}
+
+fn all_answered(online: u32, checked: &Asked) -> anyhow::Result<()> {
+    let Asked { answered, stopped, .. } = checked;
+    ensure!(
+        *answered == u64::from(online),
+        "{answered} of {online} devices got an answer to their heartbeat: {}",
+        stopped.as_deref().unwrap_or("connections ended meanwhile")
+    );
+    Ok(())
 }
 
 /// The same with the bare server.
@@ -292,5 +301,8 @@ fn of_target(
     if !output.json {
         print(&format!("connections, {scenario}"), &values);
     }
-    output.row("connections", &scenario, None, values)
+    output.row("connections", &scenario, None, values)?;
+    all_answered(opened.ready, &checked).with_context(|| server.to_owned())?;
+    ensure!(counted.lost == 0, "{server}: {} connections were lost", counted.lost);
+    Ok(())
 }

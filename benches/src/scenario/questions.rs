@@ -76,10 +76,11 @@ impl What {
             What::Heartbeat => fleet.ping(count, pace)?,
             What::Uplink => fleet.pull(count, pace)?,
         };
-        let Asked { sent, answered, .. } = asked;
+        let Asked { sent, answered, stopped, .. } = &asked;
         ensure!(
-            answered == count,
-            "{answered} of {sent} questions were answered, of {count} to be asked"
+            *answered == count,
+            "{answered} of {sent} questions were answered, of {count} to be asked: {}",
+            stopped.as_deref().unwrap_or("connections ended meanwhile")
         );
         Ok(asked)
     }

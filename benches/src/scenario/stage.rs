@@ -23,7 +23,7 @@ use hawser_codec::ids::{Seq, TopicId};
 use super::side::Side;
 use super::target::{Target, TargetSide, resolve};
 use crate::control_end::ControlEnd;
-use crate::fleet::command::Opened;
+use crate::fleet::command::{Limits, Opened};
 use crate::fleet::handle::{Fleet, Kind, Opening, Plan, Protocol, Speech};
 use crate::fleet::tun::{DEVICES_MAX, Lane, Wire};
 use crate::io;
@@ -155,12 +155,11 @@ impl Setting {
     }
 
     pub fn opening(&self) -> Opening {
-        Opening {
-            rate: self.connect_rate,
-            window: self.connect_window,
-            free_min_bytes: self.free_min_mib << 20,
-            quiet_ms: self.quiet_s * 1000,
-        }
+        Opening { rate: self.connect_rate, window: self.connect_window, limits: self.limits() }
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits { free_min_bytes: self.free_min_mib << 20, quiet_ms: self.quiet_s * 1000 }
     }
 
     /// Whether memory holds `times` the connections.
@@ -283,6 +282,7 @@ impl<C> BrokerSide<C> {
     /// Devices connect until there are so many, or something ends that.
     pub fn connect(&mut self, connections: u32) -> anyhow::Result<Opened> {
         let opened = self.fleet.open(connections, &self.opening)?;
+        self.broker.is_there()?;
         ensure!(opened.online > 0, "nobody could connect: {}", opened.stopped.unwrap_or_default());
         Ok(opened)
     }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::side::Side;
 use super::stage::{BrokerSide, FloorSide, Setting};
 use super::{print, say};
-use crate::fleet::command::Received;
-use crate::process::memory;
+use crate::fleet::command::{Limits, Received};
+use crate::process::{Broker, memory};
 use crate::results::Output;
 
 const CONNECTIONS: u32 = 100_000;
@@ -40,6 +40,13 @@ pub struct StormArguments {
 /// A storm in which nobody gets further for so long is over.
 const STORM_QUIET_MS: u64 = 60_000;
 
+/// What did not end by itself: an error, with whether the broker is there.
+fn whole(broker: &mut Broker, stopped: Option<String>) -> anyhow::Result<()> {
+    let Some(stopped) = stopped else { return Ok(()) };
+    broker.is_there().context(stopped.clone())?;
+    bail!("not all came back: {stopped}")
+}
+
 pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> {
     let StormArguments { setting, devices, floor } = arguments;
     let bystanders = setting.connections()?.unwrap_or(CONNECTIONS);
@@ -56,7 +63,8 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
     let calm = memory(side.broker.id())?.resident;
     let peak = Peak::watch(side.broker.id());
     say("the storm");
-    side.fleet.storm(*devices, STORM_QUIET_MS)?;
+    let limits = Limits { quiet_ms: STORM_QUIET_MS, ..setting.limits() };
+    side.fleet.storm(*devices, limits)?;
     let back = side.fleet.back()?;
     let peak = peak.end();
     let after = side.fleet.count()?;
@@ -68,6 +76,7 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
         "connections_max": connections_max,
         "left": back.left,
         "back": back.back,
+        "stopped": back.stopped,
         "back_s": back.seconds,
         "back_per_s": (back.back as f64 / back.seconds).round(),
         "bystanders_lost": after.lost - before.lost,
@@ -79,11 +88,12 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
     });
     back.connect.put("accept_", &mut values);
     let plan_hash = side.broker.plan_hash.clone();
+    let ended = whole(&mut side.broker, back.stopped);
     drop(side);
-    if *floor {
+    if *floor && ended.is_ok() {
         let mut floor = FloorSide::start(setting, total)?;
         floor.open_all(total)?;
-        floor.fleet.storm(*devices, STORM_QUIET_MS)?;
+        floor.fleet.storm(*devices, limits)?;
         let bare = floor.fleet.back()?;
         ensure!(bare.back == bare.left, "{} of {} came back to the floor", bare.back, bare.left);
         values["floor_back_s"] = json!(bare.seconds);
@@ -95,7 +105,8 @@ pub fn storm(arguments: &StormArguments, output: &Output) -> anyhow::Result<()> 
     if !output.json {
         print(&format!("storm, {scenario}"), &values);
     }
-    output.row("storm", &scenario, Some(&plan_hash), values)
+    output.row("storm", &scenario, Some(&plan_hash), values)?;
+    ended
 }
 
 #[derive(clap::Args)]
@@ -125,16 +136,21 @@ pub fn churn(arguments: &ChurnArguments, output: &Output) -> anyhow::Result<()> 
     let mut side = BrokerSide::start(setting, connections)?;
     side.open_all(connections)?;
     // One minute that does not count, in which pools come to their size.
-    side.fleet.churn(*rate, 60)?;
-    let _warm = side.fleet.back()?;
+    side.fleet.churn(*rate, 60, setting.limits())?;
+    let warm = side.fleet.back()?;
+    whole(&mut side.broker, warm.stopped)?;
     let lost_before = side.fleet.count()?.lost;
     let mut curve = vec![memory(side.broker.id())?.anonymous];
-    let (mut left, mut back, mut seconds) = (0, 0, 0.0);
+    let (mut left, mut back, mut seconds, mut ended) = (0, 0, 0.0, Ok(()));
     for minute in 1..=*minutes {
         say(&format!("minute {minute} of {minutes}"));
-        side.fleet.churn(*rate, 60)?;
+        side.fleet.churn(*rate, 60, setting.limits())?;
         let one = side.fleet.back()?;
         (left, back, seconds) = (left + one.left, back + one.back, seconds + one.seconds);
+        ended = whole(&mut side.broker, one.stopped);
+        if ended.is_err() {
+            break;
+        }
         curve.push(memory(side.broker.id())?.anonymous);
     }
     let counted = side.fleet.count()?;
@@ -159,7 +175,8 @@ pub fn churn(arguments: &ChurnArguments, output: &Output) -> anyhow::Result<()> 
     if !output.json {
         print(&format!("churn, {scenario}"), &values);
     }
-    output.row("churn", &scenario, Some(&side.broker.plan_hash), values)
+    output.row("churn", &scenario, Some(&side.broker.plan_hash), values)?;
+    ended
 }
 
 #[derive(clap::Args)]
