@@ -96,9 +96,16 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
         place(
             None,
             "servers-p99.svg",
-            "the 99th percentile of the push latency of different servers",
+            "the 99th percentile of the push latency of different servers at one rate",
             "`hawser-bench peers --floor`",
-            servers_p99(rows),
+            servers_p99(rows, false),
+        ),
+        place(
+            None,
+            "servers-p99-half.svg",
+            "the 99th percentile of the push latency of different servers, each at half load",
+            "`hawser-bench peers --floor`",
+            servers_p99(rows, true),
         ),
     ]
 }
@@ -249,12 +256,19 @@ fn servers_fanout(rows: &[Row]) -> Option<Picture> {
     )
 }
 
-fn servers_p99(rows: &[Row]) -> Option<Picture> {
-    let p99 = |row: &Row, _: &[&Row]| row.number("p99_us").filter(|&one| one > 0.0);
+/// At a rate that is the same for all, or each at half of its own highest.
+fn servers_p99(rows: &[Row], is_own: bool) -> Option<Picture> {
+    let p99 = |row: &Row, _: &[&Row]| {
+        let p99_us = row.number("p99_us").filter(|&one| one > 0.0);
+        p99_us.filter(|_| row.number(SHARE).is_some() == is_own)
+    };
     let mut ranking = ranking(rows, "push", p99)?;
     ranking.sort_by(|a, b| a.1.total_cmp(&b.1));
     bars(
-        "99th percentile of the push latency",
+        match is_own {
+            true => "99th percentile of the push latency, each at half load",
+            false => "99th percentile of the push latency, all at one rate",
+        },
         axis("latency, logarithmic", Unit::Microseconds, Scale::Logarithmic),
         &ranking,
         "Shorter is better: one message in a hundred takes longer than this.",

@@ -234,14 +234,15 @@ impl Contest<'_> {
         });
         each(contenders, out, |one| {
             let highest = one.marks.rate().median;
-            let half = ((highest / 2.0) as u32).max(1);
+            let half = half_of(highest) as u32;
             let count = u64::from(half) * u64::from(self.length.seconds);
             let asked = one.side.fleet().ping(count, Pace::Rate(half))?;
             let mut values = one.common.clone();
             values["load"] = json!(Load::Ping.name());
             values["highest_rate"] = json!(highest.round());
             put_cpu(one, &mut values, "heartbeat");
-            at_half(half, &mut values);
+            values["rate"] = json!(half);
+            values[SHARE] = json!(50);
             values["rate_reached"] = json!((asked.answered as f64 / asked.seconds).round());
             asked.latency.put("", &mut values);
             one.told.push(("heartbeats", Unit::PerSecond.text(highest)));
@@ -307,26 +308,45 @@ impl Contest<'_> {
             Ok(())
         });
         each(contenders, out, |one| {
-            let highest = one.marks.rate().median;
-            let half = ((highest / 2.0) as u64).max(1);
-            // A second to warm up.
-            messages(one, half, half)?;
-            let steady = messages(one, half * u64::from(self.length.seconds), half)?;
-            let mut values = one.common.clone();
-            values["load"] = json!(Load::P2p.name());
-            values["payload_bytes"] = json!(self.length.payload);
-            values["highest_rate"] = json!(highest.round());
-            values["highest_lost"] = json!(one.marks.sent - one.marks.received);
-            put_cpu(one, &mut values, "message");
-            at_half(half as u32, &mut values);
-            values["sent"] = json!(steady.sent);
-            values["received"] = json!(steady.received.messages);
-            steady.put("", &mut values);
-            one.told.push(("single messages", Unit::PerSecond.text(highest)));
-            tell_latency(&steady, one);
-            self.row("push", ", half of the highest rate", one, values)
+            let half = half_of(one.marks.rate().median);
+            self.push_at(one, half, true)
         });
+        // What is half a load for one is too much for another: once more, all at the same rate.
+        let slowest = contenders.iter().map(|one| one.marks.rate().median).reduce(f64::min);
+        let same = half_of(slowest.unwrap_or_default());
+        each(contenders, out, |one| self.push_at(one, same, false));
         Ok(())
+    }
+
+    /// Single messages at a rate: the server's own half, or one that is the same for all.
+    fn push_at(&self, one: &mut Contender, rate: u64, is_own: bool) -> anyhow::Result<()> {
+        let bytes = usize::from(self.length.payload);
+        let mut send = |count| singles(&mut *one.side, count, rate, bytes, QUIET_MS);
+        // A second to warm up.
+        send(rate)?;
+        let steady = send(rate * u64::from(self.length.seconds))?;
+        let highest = one.marks.rate().median;
+        let mut values = one.common.clone();
+        values["load"] = json!(Load::P2p.name());
+        values["payload_bytes"] = json!(self.length.payload);
+        values["highest_rate"] = json!(highest.round());
+        values["highest_lost"] = json!(one.marks.sent - one.marks.received);
+        values["rate"] = json!(rate);
+        values["sent"] = json!(steady.sent);
+        values["received"] = json!(steady.received.messages);
+        steady.put("", &mut values);
+        if !is_own {
+            values["load"] = json!(format!("{} at the same rate", Load::P2p.name()));
+            one.told.push(("at the rate of all", Unit::PerSecond.text(rate as f64)));
+            tell_latency(&steady, one);
+            return self.row("push", ", the same rate for all", one, values);
+        }
+        values[SHARE] = json!(50);
+        one.told.push(("single messages", Unit::PerSecond.text(highest)));
+        put_cpu(one, &mut values, "message");
+        one.told.push(("at half of that", Unit::PerSecond.text(rate as f64)));
+        tell_latency(&steady, one);
+        self.row("push", ", half of the highest rate", one, values)
     }
 
     /// Each message to all, at a rate that is the same for all servers.
@@ -423,10 +443,9 @@ fn each(
     });
 }
 
-/// Each server at its own rate, so that rows of a run are of the same size for `report`.
-fn at_half(rate: u32, values: &mut Value) {
-    values["rate"] = json!(rate);
-    values[SHARE] = json!(50);
+/// Each server at its own rate has the same share, so that rows of a run are of one kind for `report`.
+fn half_of(rate: f64) -> u64 {
+    ((rate / 2.0) as u64).max(1)
 }
 
 fn put_cpu(one: &mut Contender, values: &mut Value, what: &'static str) {
