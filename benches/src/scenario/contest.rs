@@ -17,7 +17,7 @@ use crate::figure::Unit;
 use crate::fleet::command::Pace;
 use crate::io::monotonic_ns;
 use crate::results::Output;
-use crate::rows::SHARE;
+use crate::rows::{OURS, SHARE};
 use crate::spread::{Spread, median};
 
 /// What does not arrive within this is lost.
@@ -311,10 +311,15 @@ impl Contest<'_> {
             let half = half_of(one.marks.rate().median);
             self.push_at(one, half, true)
         });
-        // What is half a load for one is too much for another: once more, all at the same rate.
-        let slowest = contenders.iter().map(|one| one.marks.rate().median).reduce(f64::min);
-        let same = half_of(slowest.unwrap_or_default());
-        each(contenders, out, |one| self.push_at(one, same, false));
+        // What is half a load for one is too much for another, so once more at one rate: half of the
+        // best other server's.
+        let highest = |one: &Contender| one.marks.rate().median;
+        let others = contenders.iter().filter(|one| ![OURS, BARE].contains(&one.side.name()));
+        let Some(best) = others.map(highest).reduce(f64::max) else { return Ok(()) };
+        each(contenders, out, |one| match half_of(best) {
+            rate if rate as f64 > highest(one) => Ok(()),
+            rate => self.push_at(one, rate, false),
+        });
         Ok(())
     }
 
@@ -337,7 +342,7 @@ impl Contest<'_> {
         steady.put("", &mut values);
         if !is_own {
             values["load"] = json!(format!("{} at the same rate", Load::P2p.name()));
-            one.told.push(("at the rate of all", Unit::PerSecond.text(rate as f64)));
+            one.told.push(("at one rate for all", Unit::PerSecond.text(rate as f64)));
             tell_latency(&steady, one);
             return self.row("push", ", the same rate for all", one, values);
         }
