@@ -75,6 +75,16 @@ pub fn command(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     Ok(())
 }
 
+/// There are no functions, so there are none to list and all are gone when they have been flushed.
+pub fn function(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    match read.args {
+        [_, what, ..] if is_word(what, "flush") && read.args.len() <= 3 => reply.ok(),
+        [_, what] if is_word(what, "list") => reply.array(0),
+        _ => reply.error("ERR Lua functions are not supported"),
+    }
+    Ok(())
+}
+
 fn put_command(reply: &mut Reply, command: Option<&table::Command>) {
     let Some(command) = command else { return reply.null_array() };
     let (first, last, step) = command.keys;

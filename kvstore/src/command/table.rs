@@ -105,6 +105,7 @@ pub const COMMANDS: &[Command] = &[
     point("select", 2, NO_KEYS, info::select),
     many("info", -1, NO_KEYS, info::info),
     many("command", -1, NO_KEYS, info::command),
+    point("function", -2, NO_KEYS, info::function),
     many("dbsize", 1, NO_KEYS, scan::dbsize),
     many("keys", 2, NO_KEYS, scan::keys),
     many("scan", -2, NO_KEYS, scan::scan),
