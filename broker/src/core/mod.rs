@@ -363,6 +363,13 @@ impl Core {
         self.rows.get(slot).is_some_and(|row| row.state == State::Online)
     }
 
+    /// Reads a word of the slot's row and throws it away, so that it is in the cache when it is needed:
+    /// among millions of rows it otherwise never is, and a read that nothing waits for costs little.
+    #[inline]
+    pub fn touch(&self, slot: u32) {
+        std::hint::black_box(self.rows.get(slot).map(|row| row.state));
+    }
+
     fn set_gauges(&mut self, gauges: Gauges) {
         let row_bytes = self.rows.bytes() + self.wheel.bytes();
         for (counter, value) in [

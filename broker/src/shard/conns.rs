@@ -286,6 +286,8 @@ impl<I: Io> Shard<I> {
         if !conn.flags.has(Flags::ENDED | Flags::TEARING) {
             conn.flags.set(Flags::RECEIVING);
             self.io.receive(target);
+            // What is received will want it, and many are asked for before the first is.
+            self.core.touch(target.slot);
         }
     }
 

@@ -259,6 +259,9 @@ impl<I: Io> Shard<I> {
         }
         let mut held = std::mem::take(&mut link.input);
         let bytes = self.io.bytes(buffer);
+        if held.is_empty() && bytes.len() >= WARMED_BYTES_MIN {
+            self.warm(bytes);
+        }
         // What came whole is decoded where it stands; only an unfinished frame is copied.
         let result = if held.is_empty() {
             let used = self.on_link_input(index, &LinkInput::Received(buffer));
@@ -273,6 +276,17 @@ impl<I: Io> Shard<I> {
         match result {
             Ok(()) => self.links[usize::from(index)].input = held,
             Err(reason) => self.cut_link(index, reason),
+        }
+    }
+
+    /// Reads a word of each session that the frames are for. Among millions these are not in the
+    /// cache, and here the reads do not wait for each other.
+    fn warm(&self, mut bytes: &[u8]) {
+        while let Ok(Some((frame, rest))) = frame::split(bytes, LINK_BODY_BYTES_MAX) {
+            if let Ok(Some(ToBroker::Deliver { session, .. })) = ToBroker::decode(frame) {
+                self.core.touch(session.slot);
+            }
+            bytes = rest;
         }
     }
 
@@ -457,6 +471,9 @@ impl<I: Io> Shard<I> {
 
 /// What an idle link's output buffer may keep.
 const OUTPUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// From so many bytes on there are several frames to overlap.
+const WARMED_BYTES_MIN: usize = 512;
 
 /// Where the bytes to decode stand.
 enum LinkInput<'a> {
