@@ -1,81 +1,247 @@
 //! One connection's socket: feeds its [`Session`], carries its work to the writer and its answers back.
+//!
+//! Sending and reading go on side by side: a client may send all its commands before it reads the first
+//! answer. While its answers are not taken no more of its commands are run, and what it sends is kept up
+//! to `request_bytes_max`; then it is not read either.
 
+use std::future::{Future, pending};
 use std::io;
+use std::pin::pin;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWriteExt, Interest, Ready};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::session::{Outcome, Session, Step};
-use crate::store::writer::Job;
+use crate::store::writer::{Job, Work};
 
 /// A read grows to what a busy client sends at once, and shrinks again so that an idle connection
 /// costs little.
 const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
 
-/// Serves until the client goes, breaks the protocol, or the server stops.
-pub async fn serve(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    mut session: Session,
-    jobs: mpsc::Sender<Job>,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let mut read_bytes = READ_BYTES_MIN;
-    loop {
-        match session.turn() {
-            Step::Send => send(&mut stream, &mut session).await?,
-            Step::Submit(work) => {
-                let (answer, answered) = oneshot::channel();
-                let job = Job { work, protocol: session.reply.protocol(), answer };
-                let outcome = match jobs.send(job).await {
-                    Ok(()) => answered.await.map_or(Outcome::Lost, Outcome::Answered),
-                    Err(_) => Outcome::NotTaken,
-                };
-                session.answered(outcome);
-            }
-            Step::Read => {
-                send(&mut stream, &mut session).await?;
-                tokio::select! {
-                    _ = stop.wait_for(|stopping| *stopping) => return Ok(()),
-                    read = read(&mut stream, &mut session.input, &mut read_bytes) => {
-                        if read? == 0 {
-                            return Ok(());
-                        }
-                    }
-                }
-            }
-            Step::Close => {
-                send(&mut stream, &mut session).await?;
-                return stream.shutdown().await;
-            }
+pub enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        match self {
+            Socket::Tcp(stream) => stream.ready(interest).await,
+            Socket::Unix(stream) => stream.ready(interest).await,
+        }
+    }
+
+    fn try_read(&self, into: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.try_read_buf(into),
+            Socket::Unix(stream) => stream.try_read_buf(into),
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.try_write(bytes),
+            Socket::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Sends an answer to somebody who gets no session, and closes.
+    pub async fn refuse(&mut self, answer: &[u8]) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.write_all(answer).await,
+            Socket::Unix(stream) => stream.write_all(answer).await,
+        }
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.shutdown().await,
+            Socket::Unix(stream) => stream.shutdown().await,
         }
     }
 }
 
-async fn send(stream: &mut (impl AsyncWrite + Unpin), session: &mut Session) -> io::Result<()> {
-    if !session.reply.is_empty() {
-        stream.write_all(session.reply.bytes()).await?;
-        session.reply.clear();
-    }
-    Ok(())
+pub struct Connection {
+    pub socket: Socket,
+    pub session: Session,
+    pub jobs: mpsc::Sender<Job>,
+    pub stop: watch::Receiver<bool>,
+    read_bytes: usize,
+    /// How many bytes of the session's answers are sent.
+    sent: usize,
+    /// The client sends no more.
+    is_at_end: bool,
 }
 
-async fn read(
-    stream: &mut (impl AsyncRead + Unpin),
-    input: &mut BytesMut,
-    read_bytes: &mut usize,
-) -> io::Result<usize> {
-    if input.is_empty() {
-        *input = BytesMut::with_capacity(*read_bytes);
-    } else {
-        input.reserve(*read_bytes);
+/// What an exchange of bytes goes on for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// There is something new to run.
+    Input,
+    /// Everything is sent.
+    Sent,
+    /// Something else is over.
+    Done,
+}
+
+enum Ended<T> {
+    Reached,
+    Done(T),
+    /// Close: the client is gone or ended, or the server stops.
+    Gone,
+}
+
+impl Connection {
+    pub fn new(
+        socket: Socket,
+        session: Session,
+        jobs: mpsc::Sender<Job>,
+        stop: watch::Receiver<bool>,
+    ) -> Connection {
+        let read_bytes = READ_BYTES_MIN;
+        Connection { socket, session, jobs, stop, read_bytes, sent: 0, is_at_end: false }
     }
-    let count = stream.read_buf(input).await?;
-    if count >= *read_bytes {
-        *read_bytes = (*read_bytes * 2).min(READ_BYTES_MAX);
-    } else if count < *read_bytes / 4 {
-        *read_bytes = (*read_bytes / 2).max(READ_BYTES_MIN);
+
+    /// Serves until the client goes, breaks the protocol or is ended, or the server stops.
+    pub async fn serve(mut self) -> io::Result<()> {
+        loop {
+            let step = self.session.turn();
+            let ended = match step {
+                Step::Submit(work) => self.submit(work).await?,
+                Step::Send => self.exchange(Until::Sent, pending()).await?,
+                Step::Read => self.exchange(Until::Input, pending()).await?,
+                Step::Close => {
+                    self.exchange(Until::Sent, pending::<()>()).await?;
+                    return self.socket.shutdown().await;
+                }
+            };
+            if let Ended::Gone = ended {
+                return Ok(());
+            }
+        }
     }
-    Ok(count)
+
+    async fn submit(&mut self, work: Work) -> io::Result<Ended<()>> {
+        let may_wait = matches!(work, Work::Waiting { .. });
+        let (answer, answered) = oneshot::channel();
+        if self.jobs.send(self.job(work, answer)).await.is_err() {
+            self.session.answered(Outcome::NotTaken);
+            return Ok(Ended::Reached);
+        }
+        // Most work is done in a moment; only where it may take for ever is the client looked at.
+        let answer = match may_wait {
+            false => Ended::Done(answered.await),
+            true => self.exchange(Until::Done, answered).await?,
+        };
+        match answer {
+            Ended::Done(answer) => {
+                self.session.answered(answer.map_or(Outcome::Lost, Outcome::Answered));
+                Ok(Ended::Reached)
+            }
+            _ => {
+                let client = self.session.id();
+                let (unread, _) = oneshot::channel();
+                _ = self.jobs.send(self.job(Work::Forget { client }, unread)).await;
+                Ok(Ended::Gone)
+            }
+        }
+    }
+
+    fn job(&self, work: Work, answer: oneshot::Sender<crate::store::writer::Answer>) -> Job {
+        Job { work, protocol: self.session.reply.protocol(), answer }
+    }
+
+    /// Sends and reads until there is what is wanted, or `done` is.
+    async fn exchange<T>(
+        &mut self,
+        until: Until,
+        done: impl Future<Output = T>,
+    ) -> io::Result<Ended<T>> {
+        let mut done = pin!(done);
+        loop {
+            self.send_some()?;
+            let all_is_sent = self.session.reply.is_empty();
+            match until {
+                Until::Sent if all_is_sent => return Ok(Ended::Reached),
+                Until::Input if self.is_at_end && all_is_sent => return Ok(Ended::Gone),
+                Until::Done if self.is_at_end => return Ok(Ended::Gone),
+                _ => {}
+            }
+            let interest = self.interest(until);
+            let ready = tokio::select! {
+                biased;
+                value = &mut done => return Ok(Ended::Done(value)),
+                ready = ready(&self.socket, interest) => ready?,
+                () = stopped(&mut self.stop), if all_is_sent => return Ok(Ended::Gone),
+            };
+            if ready.is_readable() && self.read()? && until == Until::Input {
+                return Ok(Ended::Reached);
+            }
+        }
+    }
+
+    fn interest(&self, until: Until) -> Option<Interest> {
+        let is_wanted =
+            until == Until::Input || self.session.input.len() < self.session.input_bytes_max();
+        let read = (is_wanted && !self.is_at_end).then_some(Interest::READABLE);
+        let write = (!self.session.reply.is_empty()).then_some(Interest::WRITABLE);
+        match (read, write) {
+            (Some(read), Some(write)) => Some(read | write),
+            (read, write) => read.or(write),
+        }
+    }
+
+    /// Sends what the socket takes.
+    fn send_some(&mut self) -> io::Result<()> {
+        while !self.session.reply.is_empty() {
+            match self.socket.try_write(&self.session.reply.bytes()[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if self.sent == self.session.reply.len() {
+                self.session.reply.clear();
+                self.sent = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything came.
+    fn read(&mut self) -> io::Result<bool> {
+        let input = &mut self.session.input;
+        if input.is_empty() {
+            *input = BytesMut::with_capacity(self.read_bytes);
+        } else {
+            input.reserve(self.read_bytes);
+        }
+        let count = match self.socket.try_read(input) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            read => read?,
+        };
+        self.is_at_end = count == 0;
+        if count >= self.read_bytes {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        } else if count < self.read_bytes / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        }
+        Ok(count > 0)
+    }
+}
+
+/// Waits until the server stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    _ = stop.wait_for(|stopping| *stopping).await;
+}
+
+/// Waits for the socket; for ever when nothing is wanted of it.
+async fn ready(socket: &Socket, interest: Option<Interest>) -> io::Result<Ready> {
+    match interest {
+        Some(interest) => socket.ready(interest).await,
+        None => pending().await,
+    }
 }

@@ -1,4 +1,4 @@
-//! Counters of one server. Each only grows, but `connections`; all are plain atomics.
+//! Counters of one server. Each only grows, but the gauges; all are plain atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -33,6 +33,8 @@ macro_rules! counters {
 counters! {
     /// Connections that are open.
     connections: gauge,
+    /// Connections whose command waits for a key.
+    blocked_clients: gauge,
     /// Connections accepted since the start.
     accepted_total: counter,
     /// Connections refused because of connections_max.

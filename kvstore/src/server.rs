@@ -15,20 +15,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin;
 use crate::config::{Config, ConfigError};
-use crate::connection;
+use crate::connection::{Connection, Socket};
 use crate::metrics::Snapshot;
 use crate::session::Session;
 use crate::shared::{Shared, Stopped};
 use crate::store::checkpoint;
 use crate::store::database::{Database, StoreError, database_dir};
 use crate::store::log::{self, Log};
+use crate::store::waiters::Waiters;
 use crate::store::writer::{Job, Writer};
 
 /// How long connections get to finish what they sent when the server stops.
@@ -225,7 +225,14 @@ fn start_threads(
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let cleaner = log.cleaner();
     let (checkpoint, wanted) = std::sync::mpsc::sync_channel(1);
-    let writer = Writer { shared: shared.clone(), log, jobs, checkpoint, unapplied: None };
+    let writer = Writer {
+        shared: shared.clone(),
+        log,
+        jobs,
+        checkpoint,
+        unapplied: None,
+        waiters: Waiters::default(),
+    };
     let shared = shared.clone();
     let named = |name: &str| std::thread::Builder::new().name(name.to_string());
     Ok(vec![
@@ -296,27 +303,27 @@ impl Accept {
                 let (stream, _) = listener.accept().await?;
                 // Answers are written whole; waiting for more only delays them.
                 stream.set_nodelay(true)?;
-                tokio::spawn(self.clone().connection(stream));
+                tokio::spawn(self.clone().connection(Socket::Tcp(stream)));
             }
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                tokio::spawn(self.clone().connection(stream));
+                tokio::spawn(self.clone().connection(Socket::Unix(stream)));
             }
         }
         Ok(())
     }
 
-    async fn connection(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn connection(self, mut socket: Socket) {
         let metrics = &self.shared.metrics;
         let open = metrics.connections.fetch_add(1, Relaxed);
         if open >= self.shared.config.connections_max as u64 {
             metrics.refused_total.fetch_add(1, Relaxed);
-            _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+            _ = socket.refuse(b"-ERR max number of clients reached\r\n").await;
         } else {
             metrics.accepted_total.fetch_add(1, Relaxed);
             let session = Session::new(self.shared.clone());
             // A client that goes away is no event worth a log line.
-            _ = connection::serve(stream, session, self.jobs, self.stopping).await;
+            _ = Connection::new(socket, session, self.jobs, self.stopping).serve().await;
         }
         metrics.connections.fetch_sub(1, Relaxed);
     }

@@ -67,6 +67,8 @@ pub struct Session {
     transaction: Option<Transaction>,
     watched: WatchSet,
     is_closing: bool,
+    /// The commands about the connection of the transaction that was submitted, in order.
+    own: Vec<Queued>,
 }
 
 #[derive(Default)]
@@ -95,8 +97,18 @@ impl Session {
             transaction: None,
             watched: WatchSet::new(shared.clone()),
             is_closing: false,
+            own: Vec::new(),
             shared,
         }
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What is read ahead of the command that runs, at most.
+    pub fn input_bytes_max(&self) -> usize {
+        self.shared.config.request_bytes_max
     }
 
     /// Runs what can be run and says what is needed to go on.
@@ -128,11 +140,7 @@ impl Session {
     /// What became of the work that was submitted.
     pub fn answered(&mut self, outcome: Outcome) {
         let text = match outcome {
-            Outcome::Answered(answer) => {
-                self.reply.append(&answer.bytes);
-                self.pending = answer.rest;
-                return;
-            }
+            Outcome::Answered(answer) => return self.take_answer(answer),
             Outcome::NotTaken => "IOERR nothing was written: the server is stopping".to_string(),
             Outcome::Lost => {
                 format!("{OUTCOME_OPEN} the server stopped and nobody knows if this was done")
@@ -140,6 +148,21 @@ impl Session {
         };
         self.reply.error(&text);
         self.is_closing = true;
+    }
+
+    /// The answers of a transaction's own commands go where they stand in it. None of them is run when
+    /// the transaction was not.
+    fn take_answer(&mut self, answer: Answer) {
+        let mut own = std::mem::take(&mut self.own).into_iter();
+        let mut sent = 0;
+        for at in answer.own {
+            self.reply.append(&answer.bytes[sent..at]);
+            sent = at;
+            let queued = own.next().expect("the writer has counted them");
+            self.run_own(queued);
+        }
+        self.reply.append(&answer.bytes[sent..]);
+        self.pending = answer.rest;
     }
 
     fn next_request(&mut self) -> Option<Request> {
@@ -245,7 +268,7 @@ impl Session {
         shared: &'a Shared,
         view: &mut View<'a>,
     ) -> Option<Step> {
-        use SessionCommand::{Auth, Discard, Exec, Hello, Multi, Quit, Unwatch, Watch};
+        use SessionCommand::{Auth, Discard, Exec, Hello, Multi, Quit, Watch};
         if !self.is_authenticated && !matches!(command.access, Access::Session(Auth | Hello | Quit))
         {
             self.refuse("NOAUTH Authentication required.");
@@ -265,17 +288,12 @@ impl Session {
                 self.reply.ok();
                 self.is_closing = true;
             }
-            Access::Session(other) if self.transaction.is_some() && other != Unwatch => {
-                self.refuse("ERR Command not allowed inside a transaction");
-            }
             _ if self.transaction.is_some() => self.queue(command, args),
-            Access::Session(Unwatch) => {
-                self.watched = WatchSet::new(self.shared.clone());
-                self.reply.ok();
+            Access::Session(other) => return self.run_session(other, &args),
+            Access::Waiting(_) => {
+                let command = Queued { command, args };
+                return Some(Step::Submit(Work::Waiting { client: self.id, command }));
             }
-            Access::Session(Auth) => self.auth(&args[1..]),
-            Access::Session(Hello) => self.hello(&args[1..]),
-            Access::Session(SessionCommand::Client) => self.client(&args[1..]),
             Access::Point(run) | Access::Scan(run) => {
                 let view = &*view.get_or_insert_with(|| Frozen::new(&shared.database));
                 let read = Read { view, now_ms: unix_ms(), shared, args: &args };
@@ -289,6 +307,34 @@ impl Session {
             Access::Write(_) => unreachable!("a write is pending or in a transaction"),
         }
         None
+    }
+
+    fn run_session(&mut self, command: SessionCommand, args: &[Bytes]) -> Option<Step> {
+        match command {
+            SessionCommand::Auth => self.auth(&args[1..]),
+            SessionCommand::Client => return self.client(&args[1..]),
+            SessionCommand::Hello => self.hello(&args[1..]),
+            SessionCommand::Unwatch => {
+                self.watched = WatchSet::new(self.shared.clone());
+                self.reply.ok();
+            }
+            SessionCommand::Discard
+            | SessionCommand::Exec
+            | SessionCommand::Multi
+            | SessionCommand::Quit
+            | SessionCommand::Watch => unreachable!("they are run before anything is queued"),
+        }
+        None
+    }
+
+    /// Runs a command that stood in a transaction.
+    fn run_own(&mut self, queued: Queued) {
+        let Access::Session(command) = queued.command.access else {
+            unreachable!("the writer runs the others");
+        };
+        if self.run_session(command, &queued.args).is_some() {
+            self.reply.error("ERR Command not allowed inside a transaction");
+        }
     }
 
     fn multi(&mut self) {
@@ -327,7 +373,10 @@ impl Session {
             self.reply.error("EXECABORT Transaction discarded because of previous errors.");
             return None;
         }
-        Some(Step::Submit(Work::Transaction { commands: transaction.commands, watched }))
+        let commands = transaction.commands;
+        let is_own = |queued: &&Queued| matches!(queued.command.access, Access::Session(_));
+        self.own = commands.iter().filter(is_own).cloned().collect();
+        Some(Step::Submit(Work::Transaction { commands, watched }))
     }
 
     fn discard(&mut self) {
@@ -445,17 +494,19 @@ impl Session {
         reply.array(0);
     }
 
-    fn client(&mut self, args: &[Bytes]) {
+    fn client(&mut self, args: &[Bytes]) -> Option<Step> {
         match args {
+            [what, id, how @ ..] if is_word(what, "unblock") => return self.unblock(id, how),
             [what] if is_word(what, "id") => self.reply.integer(self.id as i64),
             [what] if is_word(what, "getname") && self.name.is_empty() => self.reply.null(),
             [what] if is_word(what, "getname") => self.reply.bulk(&self.name),
             [what, name] if is_word(what, "setname") => {
-                if !is_client_name(name) {
-                    return self.reply.error(BAD_CLIENT_NAME);
+                if is_client_name(name) {
+                    self.name = Bytes::copy_from_slice(name);
+                    self.reply.ok();
+                } else {
+                    self.reply.error(BAD_CLIENT_NAME);
                 }
-                self.name = Bytes::copy_from_slice(name);
-                self.reply.ok();
             }
             [what, _, _] if is_word(what, "setinfo") => self.reply.ok(),
             [what, ..] => {
@@ -466,6 +517,29 @@ impl Session {
                 ));
             }
             [] => unreachable!("the table asks for a subcommand"),
+        }
+        None
+    }
+
+    fn unblock(&mut self, id: &[u8], how: &[Bytes]) -> Option<Step> {
+        let with_error = match how {
+            [] => false,
+            [how] if is_word(how, "timeout") => false,
+            [how] if is_word(how, "error") => true,
+            _ => {
+                self.reply.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
+                return None;
+            }
+        };
+        match integer(id) {
+            Ok(id) => {
+                let client = u64::try_from(id).unwrap_or(0);
+                Some(Step::Submit(Work::Unblock { client, with_error }))
+            }
+            Err(error) => {
+                self.reply.error(&error.to_string());
+                None
+            }
         }
     }
 }

@@ -96,7 +96,13 @@ impl Shared {
                     ("uptime_in_seconds", uptime.to_string()),
                 ],
             ),
-            ("Clients", vec![("connected_clients", metrics.connections.to_string())]),
+            (
+                "Clients",
+                vec![
+                    ("connected_clients", metrics.connections.to_string()),
+                    ("blocked_clients", metrics.blocked_clients.to_string()),
+                ],
+            ),
             (
                 "Persistence",
                 vec![

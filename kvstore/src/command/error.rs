@@ -37,6 +37,31 @@ pub enum CommandError {
     UnsupportedOption,
     #[error("ERR no such key")]
     NoSuchKey,
+    #[error("ERR index out of range")]
+    IndexOutOfRange,
+    #[error("ERR COUNT can't be negative")]
+    CountNegative,
+    #[error("ERR MAXLEN can't be negative")]
+    PositionMaxlenNegative,
+    #[error(
+        "ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use \
+         negative to start from the end of the list"
+    )]
+    RankZero,
+    #[error("ERR numkeys should be greater than 0")]
+    NumkeysNotPositive,
+    #[error("ERR count should be greater than 0")]
+    CountNotPositive,
+    #[error("ERR timeout is not a float or out of range")]
+    TimeoutNotFloat,
+    #[error("ERR timeout is not an integer or out of range")]
+    TimeoutNotInteger,
+    #[error("ERR timeout is negative")]
+    TimeoutNegative,
+    #[error("ERR timeout is out of range")]
+    TimeoutTooLong,
+    #[error("ERR too many keys are waited for; raise waiting_keys_max")]
+    WaitingKeys,
     #[error("ERR string exceeds maximum allowed size (bulk_bytes_max)")]
     StringTooLong,
     #[error("ERR invalid cursor")]

@@ -93,7 +93,7 @@ fn put_command(reply: &mut Reply, command: Option<&table::Command>) {
     reply.integer(command.arity.into());
     reply.array(1);
     reply.simple(match command.access {
-        Access::Write(_) => "write",
+        Access::Write(_) | Access::Waiting(_) => "write",
         Access::Point(_) | Access::Scan(_) => "readonly",
         Access::Session(_) => "fast",
     });

@@ -64,7 +64,7 @@ fn rename_key(write: &mut Write<'_, '_>, overwrite: bool) -> Result<bool, Comman
     let mut metadata = live.metadata;
     if let (_, Some(version)) = layout::version_of(&metadata)? {
         let new_version = write.overlay.next_version();
-        for (name, value) in members(write, from, version)? {
+        for (name, value) in members(write, from, version, &metadata)? {
             write.overlay.put(Family::Member, layout::member_key(to, new_version, &name), value);
         }
         metadata = layout::with_version(&metadata, new_version)?;
@@ -76,9 +76,14 @@ fn rename_key(write: &mut Write<'_, '_>, overwrite: bool) -> Result<bool, Comman
 
 type Members = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn members(write: &Write<'_, '_>, key: &[u8], version: u64) -> Result<Members, CommandError> {
+fn members(
+    write: &Write<'_, '_>,
+    key: &[u8],
+    version: u64,
+    metadata: &[u8],
+) -> Result<Members, CommandError> {
     let prefix = layout::member_prefix(key, version);
-    let upper = layout::after_prefix(&prefix);
+    let Some((lower, upper)) = layout::member_bounds(key, metadata)? else { return Ok(Vec::new()) };
     let bytes_max = write.shared.config.changes_bytes_max();
     let (mut found, mut bytes) = (Vec::new(), 0);
     let visit = &mut |member: &[u8], value: &[u8]| {
@@ -89,7 +94,7 @@ fn members(write: &Write<'_, '_>, key: &[u8], version: u64) -> Result<Members, C
         }
         ControlFlow::Continue(())
     };
-    write.overlay.scan(Family::Member, &prefix, &upper, Direction::Forward, visit)?;
+    write.overlay.scan(Family::Member, &lower, &upper, Direction::Forward, visit)?;
     if found.len() as u64 > RENAME_MEMBERS_MAX {
         return Err(CommandError::RenameTooLarge(RENAME_MEMBERS_MAX));
     }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! table      names, argument counts, and which function
+//! wait       commands that wait until there is something to answer
 //! error      what can be answered instead of a result
-//! strings, hashes, keys, scan, expiry, stream/…, info   the functions
+//! strings, hashes, list/…, keys, scan, expiry, stream/…, info   the functions
 //! ```
 //!
 //! A read gets a [`View`](crate::store::view::View), a write the [`Overlay`] of its group. Neither knows about connections, the log or
@@ -15,14 +16,17 @@ pub mod expiry;
 pub mod hashes;
 pub mod info;
 pub mod keys;
+pub mod list;
 pub mod scan;
 pub mod stream;
 pub mod strings;
 pub mod table;
+pub mod wait;
 
 use bytes::Bytes;
 
 use crate::command::error::CommandError;
+use crate::command::wait::Patience;
 use crate::resp;
 use crate::shared::Shared;
 use crate::store::layout::{self, Family, Header, Kind};
@@ -44,6 +48,8 @@ pub struct Write<'a, 'd> {
     pub now_ms: u64,
     pub shared: &'a Shared,
     pub args: &'a [Bytes],
+    /// What a command does that finds nothing, if it may wait.
+    pub patience: Patience<'a>,
 }
 
 /// The metadata of a key that exists now.

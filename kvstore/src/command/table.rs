@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::error::CommandError;
+use super::list::{edit, ends, read as list};
 use super::stream::{add, read as stream};
+use super::wait::Flow;
 use super::{Read, Write, expiry, hashes, info, keys, scan, strings};
 use crate::resp::reply::Reply;
 
 pub type ReadFn = fn(&Read<'_>, &mut Reply) -> Result<(), CommandError>;
 pub type WriteFn = fn(&mut Write<'_, '_>, &mut Reply) -> Result<(), CommandError>;
+pub type WaitFn = fn(&mut Write<'_, '_>, &mut Reply) -> Result<Flow, CommandError>;
 
 /// Who runs a command.
 #[derive(Clone, Copy)]
@@ -23,6 +26,8 @@ pub enum Access {
     Scan(ReadFn),
     /// The writer.
     Write(WriteFn),
+    /// The writer, where it may wait.
+    Waiting(WaitFn),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +93,10 @@ const fn many(name: &'static str, arity: i16, keys: (i8, i8, i8), run: ReadFn) -
 
 const fn write(name: &'static str, arity: i16, keys: (i8, i8, i8), run: WriteFn) -> Command {
     Command { name, arity, keys, access: Access::Write(run) }
+}
+
+const fn waiting(name: &'static str, arity: i16, keys: (i8, i8, i8), run: WaitFn) -> Command {
+    Command { name, arity, keys, access: Access::Waiting(run) }
 }
 
 pub const COMMANDS: &[Command] = &[
@@ -157,6 +166,28 @@ pub const COMMANDS: &[Command] = &[
     write("hsetnx", 4, ONE, hashes::hsetnx),
     write("hdel", -3, ONE, hashes::hdel),
     write("hincrby", 4, ONE, hashes::hincrby),
+    point("llen", 2, ONE, list::llen),
+    point("lindex", 3, ONE, list::lindex),
+    many("lrange", 4, ONE, list::lrange),
+    many("lpos", -3, ONE, list::lpos),
+    write("lpush", -3, ONE, ends::lpush),
+    write("rpush", -3, ONE, ends::rpush),
+    write("lpushx", -3, ONE, ends::lpushx),
+    write("rpushx", -3, ONE, ends::rpushx),
+    write("lpop", -2, ONE, ends::lpop),
+    write("rpop", -2, ONE, ends::rpop),
+    write("lmpop", -4, NO_KEYS, ends::lmpop),
+    write("lmove", 5, (1, 2, 1), ends::lmove),
+    write("rpoplpush", 3, (1, 2, 1), ends::rpoplpush),
+    waiting("blpop", -3, (1, -2, 1), ends::blpop),
+    waiting("brpop", -3, (1, -2, 1), ends::brpop),
+    waiting("blmpop", -5, NO_KEYS, ends::blmpop),
+    waiting("blmove", 6, (1, 2, 1), ends::blmove),
+    waiting("brpoplpush", 4, (1, 2, 1), ends::brpoplpush),
+    write("lset", 4, ONE, edit::lset),
+    write("ltrim", 4, ONE, edit::ltrim),
+    write("lrem", 4, ONE, edit::lrem),
+    write("linsert", 5, ONE, edit::linsert),
     point("xlen", 2, ONE, stream::xlen),
     point("xinfo", -2, (2, 2, 1), stream::xinfo),
     many("xrange", -4, ONE, stream::xrange),

@@ -23,7 +23,7 @@ use rocksdb::{
 };
 use thiserror::Error;
 
-use super::layout::{self, Family, Malformed};
+use super::layout::{self, Bounds, Family, Malformed};
 use super::overlay::{self, Change};
 
 const METADATA: &str = "metadata";
@@ -236,41 +236,64 @@ impl CompactionFilterFactory for OrphanFilters {
     }
 }
 
-/// Drops members whose collection is gone. Members of one collection lie together, so the answer for
-/// the last owner is kept.
+/// Drops members whose collection is gone, and those a list has left behind. Members of one collection
+/// lie together, so what is known of the last owner is kept.
 struct OrphanFilter {
     database: Arc<OnceLock<Weak<DB>>>,
     now_ms: u64,
-    owner: Option<(Vec<u8>, u64, bool)>,
+    owner: Option<Owner>,
+}
+
+struct Owner {
+    key: Vec<u8>,
+    version: u64,
+    /// Where its members lie, now and as of the last flush. `None`: it is gone.
+    bounds: [Option<Bounds>; 2],
+}
+
+impl Owner {
+    /// Whether the member belongs to it neither now nor as of the last flush. Now is at least as new as
+    /// the member, since both were written in one batch. The last flush is what there would be after a
+    /// power failure, if the log had not been synced since.
+    fn has_left(&self, member_key: &[u8]) -> bool {
+        let holds = |(lower, upper): &Bounds| (&lower[..]..&upper[..]).contains(&member_key);
+        !self.bounds.iter().flatten().any(holds)
+    }
 }
 
 impl OrphanFilter {
-    /// Looks the owner up as it is now: at least as new as the member, since both were written in one
-    /// batch. `None` when it cannot be known.
-    fn is_orphan(&self, key: &[u8], version: u64) -> Option<bool> {
+    /// `None` when it cannot be known.
+    fn find_owner(&self, key: &[u8], version: u64) -> Option<Owner> {
         let rocks = self.database.get()?.upgrade()?;
-        let found =
-            rocks.get_pinned_cf(rocks.cf_handle(METADATA)?, layout::metadata_key(key)).ok()?;
-        let Some(metadata) = found else { return Some(true) };
-        let (header, current) = layout::version_of(&metadata).ok()?;
-        let expired = header.is_expired(self.now_ms.saturating_sub(EXPIRY_GRACE_MS));
-        Some(expired || current != Some(version))
+        let bounds_as_of = |tier: ReadTier| {
+            let mut options = ReadOptions::default();
+            options.set_read_tier(tier);
+            let family = rocks.cf_handle(METADATA)?;
+            let found =
+                rocks.get_pinned_cf_opt(family, layout::metadata_key(key), &options).ok()?;
+            let Some(metadata) = found else { return Some(None) };
+            let (header, current) = layout::version_of(&metadata).ok()?;
+            if header.is_expired(self.now_ms.saturating_sub(EXPIRY_GRACE_MS))
+                || current != Some(version)
+            {
+                return Some(None);
+            }
+            layout::member_bounds(key, &metadata).ok()
+        };
+        let bounds = [bounds_as_of(ReadTier::All)?, bounds_as_of(ReadTier::Persisted)?];
+        Some(Owner { key: key.to_vec(), version, bounds })
     }
 }
 
 impl CompactionFilter for OrphanFilter {
     fn filter(&mut self, _: u32, member_key: &[u8], _: &[u8]) -> Decision {
         let Ok((key, version)) = layout::member_owner(member_key) else { return Decision::Keep };
-        let known = match &self.owner {
-            Some((owner, of, orphan)) if owner == key && *of == version => Some(*orphan),
-            _ => None,
-        };
-        let orphan = known.or_else(|| {
-            let orphan = self.is_orphan(key, version)?;
-            self.owner = Some((key.to_vec(), version, orphan));
-            Some(orphan)
-        });
-        if orphan == Some(true) { Decision::Remove } else { Decision::Keep }
+        let is_known = |owner: &Owner| owner.version == version && owner.key == key;
+        if !self.owner.as_ref().is_some_and(is_known) {
+            self.owner = self.find_owner(key, version);
+        }
+        let has_left = self.owner.as_ref().is_some_and(|owner| owner.has_left(member_key));
+        if has_left { Decision::Remove } else { Decision::Keep }
     }
 
     fn name(&self) -> &CStr {

@@ -8,6 +8,7 @@
 //! body       string   the value itself
 //!            hash     [version u64][fields u64]                name = field,       value = value
 //!            stream   [version u64][StreamState]               name = id, 16 bytes, value = fields
+//!            list     [version u64][head u64][tail u64]        name = index u64,   value = element
 //! ```
 //!
 //! All integers are big-endian, so that keys sort as their numbers do. `version` is unique for every
@@ -38,11 +39,14 @@ pub enum Kind {
     String = 1,
     Hash = 2,
     Stream = 3,
+    List = 4,
 }
+
+const KINDS: [Kind; 4] = [Kind::String, Kind::Hash, Kind::Stream, Kind::List];
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::String, Kind::Hash, Kind::Stream].into_iter().find(|kind| *kind as u8 == byte)
+        KINDS.into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// The answer of `TYPE`.
@@ -51,6 +55,7 @@ impl Kind {
             Kind::String => "string",
             Kind::Hash => "hash",
             Kind::Stream => "stream",
+            Kind::List => "list",
         }
     }
 }
@@ -184,12 +189,72 @@ impl Stream {
     }
 }
 
+/// A list: the elements with `head <= index < tail`, at least one.
+///
+/// Taking elements from an end only moves `head` or `tail`. What was there stays, is never read, and
+/// goes with the next compaction, so trimming costs nothing and a long-used queue leaves no tombstones
+/// to walk over. **Invariant:** an index that comes into the range is written by the same command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct List {
+    pub version: u64,
+    pub head: u64,
+    pub tail: u64,
+}
+
+impl List {
+    /// An empty one, with as much room at either end as one could push in a lifetime.
+    pub fn new(version: u64) -> List {
+        List { version, head: 1 << 63, tail: 1 << 63 }
+    }
+
+    pub fn len(self) -> u64 {
+        self.tail - self.head
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.head == self.tail
+    }
+
+    pub fn decode(body: &[u8]) -> Result<List, Malformed> {
+        let (rest, [version, head, tail]) = integers(body)?;
+        if rest.is_empty() && head < tail {
+            Ok(List { version, head, tail })
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    pub fn encode(self, expires_at_ms: u64) -> Vec<u8> {
+        let mut out = Header { kind: Kind::List, expires_at_ms }.encode(24);
+        put_integers(&mut out, [self.version, self.head, self.tail]);
+        out
+    }
+}
+
+/// The first key and the one after the last.
+pub type Bounds = (Vec<u8>, Vec<u8>);
+
+/// Where the members of a collection lie: all that are there, or for a list those in its range. `None`
+/// for a string.
+pub fn member_bounds(key: &[u8], metadata: &[u8]) -> Result<Option<Bounds>, Malformed> {
+    let (header, body) = Header::decode(metadata)?;
+    if header.kind == Kind::List {
+        let list = List::decode(body)?;
+        let at = |index: u64| member_key(key, list.version, &index.to_be_bytes());
+        return Ok(Some((at(list.head), at(list.tail))));
+    }
+    let Some(version) = version_of(metadata)?.1 else { return Ok(None) };
+    let prefix = member_prefix(key, version);
+    let upper = after_prefix(&prefix);
+    Ok(Some((prefix, upper)))
+}
+
 /// The version of a collection, for the compaction filter; `None` for a string.
 pub fn version_of(metadata: &[u8]) -> Result<(Header, Option<u64>), Malformed> {
     let (header, body) = Header::decode(metadata)?;
     match header.kind {
         Kind::String => Ok((header, None)),
-        Kind::Hash | Kind::Stream => Ok((header, Some(integers::<1>(body)?.1[0]))),
+        Kind::Hash | Kind::Stream | Kind::List => Ok((header, Some(integers::<1>(body)?.1[0]))),
     }
 }
 

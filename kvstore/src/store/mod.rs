@@ -6,14 +6,18 @@
 //! overlay     the changes of a group
 //! database    RocksDB
 //! log         the write log
+//! group       jobs that are run together
+//! waiters     clients whose commands wait for a key
 //! writer      the thread that runs groups
 //! checkpoint  the thread that flushes RocksDB and deletes old log segments
 //! ```
 
 pub mod checkpoint;
 pub mod database;
+pub mod group;
 pub mod layout;
 pub mod log;
 pub mod overlay;
 pub mod view;
+pub mod waiters;
 pub mod writer;

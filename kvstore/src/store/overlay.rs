@@ -103,6 +103,22 @@ impl<'a> Overlay<'a> {
         Savepoint { undo: self.undo.len(), bytes: self.bytes }
     }
 
+    /// The user's keys that were changed after a savepoint, each as often as it was, in that order.
+    /// `None` when everything was dropped.
+    pub fn changed_since(&self, savepoint: Savepoint) -> Option<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        for undo in &self.undo[savepoint.undo..] {
+            match undo {
+                Undo::Clear { .. } => return None,
+                Undo::Change { family: Family::Metadata, key, .. } => {
+                    keys.push(layout::user_key(key).to_vec());
+                }
+                Undo::Change { .. } => {}
+            }
+        }
+        Some(keys)
+    }
+
     /// Takes back what was changed after a savepoint. Versions that were handed out stay used.
     pub fn undo_to(&mut self, savepoint: Savepoint) {
         self.bytes = savepoint.bytes;

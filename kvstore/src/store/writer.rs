@@ -5,6 +5,9 @@
 //!                              ─▶ apply to RocksDB ─▶ mark watched keys ─▶ answer
 //! ```
 //!
+//! A command that waits for a key (BLPOP) is kept until the key changes, its time is over or its client
+//! goes. All three come to this thread, in one order.
+//!
 //! The longer a sync takes, the more waits when it ends, so groups grow with the load by themselves.
 //! When the group cannot be made durable, every command of it is answered with why, reads behind
 //! writes included, since they saw what did not happen.
@@ -17,31 +20,26 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{StoreError, unix_ms};
+use super::database::StoreError;
+use super::group::{Executed, Group, Ran};
 use super::log::{AppendError, Log};
 use super::overlay::Overlay;
-use crate::command::error::{CommandError, OUTCOME_OPEN};
-use crate::command::table::{Access, Command};
-use crate::command::{Read, Write};
+use super::waiters::Waiters;
+use crate::command::error::OUTCOME_OPEN;
+use crate::command::table::Command;
 use crate::resp::reply::{Protocol, Reply};
 use crate::shared::{Shared, Stopped};
 use crate::watch::WatchSet;
 
-/// A group ends when it holds so much; both are soft, the first by at most one job and the second by
-/// what one transaction or one command may change. So a record has a limit, which the log asserts.
-const GROUP_COMMANDS_MAX: usize = 32 * 1024;
-const GROUP_BYTES_MAX: usize = 16 << 20;
-
-/// A pipeline whose answers grow larger goes back to its connection, which sends the rest again; so
-/// does one that fills its group.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
-
 /// A command and its arguments, checked for their number.
+#[derive(Clone)]
 pub struct Queued {
     pub command: &'static Command,
     pub args: Vec<Bytes>,
@@ -52,12 +50,27 @@ pub enum Work {
     Pipeline(Vec<Queued>),
     /// Commands that run together, if no watched key has changed.
     Transaction { commands: Vec<Queued>, watched: WatchSet },
+    /// One command that may wait.
+    Waiting { client: u64, command: Queued },
+    /// Ends what a client waits for: as if its time were over, or with an error.
+    Unblock { client: u64, with_error: bool },
+    /// The client is gone, and waits for nothing any more. Nobody reads the answer.
+    Forget { client: u64 },
 }
 
 impl Work {
-    fn commands(&self) -> usize {
+    pub fn commands(&self) -> usize {
         match self {
             Work::Pipeline(commands) | Work::Transaction { commands, .. } => commands.len(),
+            Work::Waiting { .. } | Work::Unblock { .. } => 1,
+            Work::Forget { .. } => 0,
+        }
+    }
+
+    pub fn answers(&self) -> usize {
+        match self {
+            Work::Pipeline(commands) => commands.len(),
+            _ => 1,
         }
     }
 }
@@ -72,6 +85,15 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// Commands that have not been run, because the answers or the group were getting large.
     pub rest: Vec<Queued>,
+    /// Where in `bytes` the answers of a transaction's commands about the connection go, which the
+    /// connection runs itself when it knows that the others have been done.
+    pub own: Vec<usize>,
+}
+
+impl Answer {
+    pub fn whole(reply: Reply) -> Answer {
+        Answer { bytes: reply.into_bytes(), rest: Vec::new(), own: Vec::new() }
+    }
 }
 
 /// Why a group was refused.
@@ -129,6 +151,7 @@ pub struct Writer {
     /// Wakes the checkpoint thread. Full means that it is already woken.
     pub checkpoint: SyncSender<()>,
     pub unapplied: Option<Unapplied>,
+    pub waiters: Waiters,
 }
 
 /// A group that is in the log, and that RocksDB has refused so far. Its keys have not been counted
@@ -138,15 +161,6 @@ pub struct Unapplied {
     record: Vec<u8>,
     changed: Vec<Vec<u8>>,
     is_cleared: bool,
-}
-
-/// A job that was run and waits for its group to be durable.
-struct Executed {
-    answer: oneshot::Sender<Answer>,
-    reply: Reply,
-    rest: Vec<Queued>,
-    /// How many answers `reply` holds.
-    answers: usize,
 }
 
 /// Says that the writer is gone when a panic has ended it.
@@ -164,37 +178,58 @@ impl Writer {
     /// Runs until every connection and the server have dropped their end of the queue.
     pub fn run(mut self) {
         let _alarm = Alarm(self.shared.clone());
-        while let Some(first) = self.jobs.blocking_recv() {
-            self.group(first);
+        loop {
+            if self.waiters.has_ready() {
+                self.group(None);
+                continue;
+            }
+            match receive(&mut self.jobs, self.waiters.next_end()) {
+                Received::Job(job) => self.group(Some(job)),
+                Received::TimeIsUp => self.end_late(),
+                Received::Closed => return,
+            }
         }
     }
 
-    fn group(&mut self, first: Job) {
+    fn end_late(&mut self) {
+        self.waiters.end_late(Instant::now());
+        self.count_waiters();
+    }
+
+    fn count_waiters(&self) {
+        self.shared.metrics.blocked_clients.store(self.waiters.len() as u64, Relaxed);
+    }
+
+    /// Runs what waits: first those whose keys changed when the last group was full, then jobs.
+    fn group(&mut self, first: Option<Job>) {
         let shared = self.shared.clone();
+        self.waiters.end_late(Instant::now());
         if self.apply_unapplied().is_err() {
             return self.refuse(first, &Refusal::Behind);
         }
-        let mut overlay = Overlay::new(&shared.database, self.log.next());
-        let mut executed = Vec::new();
-        let mut commands = 0;
-        let mut next = Some(first);
+        let mut group = Group::new(&shared, self.log.next(), &mut self.waiters);
+        group.serve();
+        let mut next = first;
         while let Some(job) = next {
-            commands += job.work.commands();
-            executed.push(execute(&shared, &mut overlay, job));
-            let full = commands >= GROUP_COMMANDS_MAX || overlay.bytes() >= GROUP_BYTES_MAX;
-            next = if full { None } else { self.jobs.try_recv().ok() };
+            group.run(job);
+            next = if group.is_full() { None } else { self.jobs.try_recv().ok() };
         }
+        let Ran { overlay, executed, commands, began_to_wait } = group.end();
         let outcome = self.commit(&overlay);
         if self.log.is_broken() {
             shared.stop_writes(Stopped::LogFailed);
         }
         shared.metrics.writer_commands.fetch_add(commands as u64, Relaxed);
+        // Who has an answer is no longer counted as waiting.
+        self.count_waiters();
         match outcome {
             Ok(()) => executed.into_iter().for_each(Executed::send),
             Err(refusal) => {
                 shared.metrics.writes_refused.fetch_add(commands as u64, Relaxed);
                 let text = refusal.text();
                 executed.into_iter().for_each(|job| job.refuse(&text));
+                // What they did not find may be there, since what took it did not happen.
+                began_to_wait.into_iter().for_each(|ticket| self.waiters.look_again(ticket));
             }
         }
     }
@@ -252,108 +287,57 @@ impl Writer {
         Ok(())
     }
 
-    fn refuse(&self, job: Job, refusal: &Refusal) {
-        let (answers, rest) = (job.work.answers(), Vec::new());
-        self.shared.metrics.writes_refused.fetch_add(answers as u64, Relaxed);
-        let reply = Reply::new(job.protocol);
-        Executed { answer: job.answer, reply, rest, answers }.refuse(&refusal.text());
-    }
-}
-
-impl Work {
-    fn answers(&self) -> usize {
-        match self {
-            Work::Pipeline(commands) => commands.len(),
-            Work::Transaction { .. } => 1,
-        }
-    }
-}
-
-impl Executed {
-    /// The connection may be gone; its commands have happened all the same.
-    fn send(self) {
-        _ = self.answer.send(Answer { bytes: self.reply.into_bytes(), rest: self.rest });
-    }
-
-    fn refuse(mut self, text: &str) {
-        self.reply.clear();
-        for _ in 0..self.answers {
-            self.reply.error(text);
-        }
-        self.send();
-    }
-}
-
-fn execute(shared: &Shared, overlay: &mut Overlay<'_>, job: Job) -> Executed {
-    let mut reply = Reply::new(job.protocol);
-    let now_ms = unix_ms();
-    let bytes_max = shared.config.changes_bytes_max();
-    let (answers, rest) = match job.work {
-        Work::Pipeline(mut commands) => {
-            let mut run = 0;
-            while run < commands.len()
-                && reply.len() < ANSWER_BYTES_MAX
-                && overlay.bytes() < GROUP_BYTES_MAX
-            {
-                overlay.start(bytes_max);
-                execute_one(shared, overlay, now_ms, &commands[run], &mut reply);
-                run += 1;
+    /// Refuses a job that is not run, and those who should be looked at and cannot be.
+    fn refuse(&mut self, job: Option<Job>, refusal: &Refusal) {
+        let text = refusal.text();
+        while let Some(key) = self.waiters.next_ready() {
+            while let Some(ticket) = self.waiters.next_at(&key, 0) {
+                let waiter = self.waiters.remove(ticket).expect("it waits at the key");
+                Executed::waiter(waiter, Reply::default()).refuse(&text);
             }
-            (run, commands.split_off(run))
         }
-        Work::Transaction { commands, watched } => {
-            if watched.is_unchanged(overlay, now_ms) {
-                let start = overlay.start(bytes_max);
-                reply.array(commands.len());
-                for queued in &commands {
-                    execute_one(shared, overlay, now_ms, queued, &mut reply);
-                    if overlay.is_overfull() {
-                        overlay.undo_to(start);
-                        reply.clear();
-                        reply.error(&format!(
-                            "EXECABORT Transaction discarded because it would change more than \
-                             {bytes_max} bytes at once; do it in parts"
-                        ));
-                        break;
-                    }
-                }
-            } else {
-                reply.null_array();
+        if let Some(job) = job {
+            let answers = job.work.answers();
+            if let Work::Forget { client } = job.work {
+                self.waiters.remove_client(client);
             }
-            (1, Vec::new())
+            self.shared.metrics.writes_refused.fetch_add(answers as u64, Relaxed);
+            Executed::new(job.answer, Reply::new(job.protocol), answers).refuse(&text);
         }
-    };
-    Executed { answer: job.answer, reply, rest, answers }
+        self.count_waiters();
+    }
 }
 
-fn execute_one(
-    shared: &Shared,
-    overlay: &mut Overlay<'_>,
-    now_ms: u64,
-    queued: &Queued,
-    reply: &mut Reply,
-) {
-    let (start, before) = (reply.len(), overlay.savepoint());
-    let args = &queued.args[..];
-    let outcome = match queued.command.access {
-        Access::Write(run) => run(&mut Write { overlay, now_ms, shared, args }, reply),
-        Access::Point(run) | Access::Scan(run) => {
-            run(&Read { view: overlay, now_ms, shared, args }, reply)
-        }
-        // Of these only UNWATCH can be in a transaction, and EXEC has done its work.
-        Access::Session(_) => {
-            reply.ok();
-            Ok(())
-        }
+enum Received {
+    Job(Job),
+    TimeIsUp,
+    Closed,
+}
+
+/// Waits for a job, until `end`.
+fn receive(jobs: &mut mpsc::Receiver<Job>, end: Option<Instant>) -> Received {
+    let Some(end) = end else {
+        return jobs.blocking_recv().map_or(Received::Closed, Received::Job);
     };
-    let outcome = match overlay.is_overfull() {
-        true => Err(CommandError::ChangesTooLarge(shared.config.changes_bytes_max())),
-        false => outcome,
-    };
-    if let Err(error) = outcome {
-        overlay.undo_to(before);
-        reply.truncate(start);
-        reply.error(&error.to_string());
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(job) = jobs.poll_recv(&mut context) {
+            return job.map_or(Received::Closed, Received::Job);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Received::TimeIsUp;
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -361,7 +345,7 @@ fn execute_one(
 mod tests {
     use super::*;
     use crate::admin::health;
-    use crate::command::table::{self, find};
+    use crate::command::table::{self, Access, find};
     use crate::config::Config;
     use crate::store::database::Database;
     use std::path::{Path, PathBuf};
@@ -391,7 +375,10 @@ mod tests {
         let (checkpoint, _) = std::sync::mpsc::sync_channel(1);
         let shared = Arc::new(Shared::new(Config::default(), database));
         let log = log.expect("a log").0;
-        (Writer { shared, log, jobs, checkpoint, unapplied: None }, queue)
+        (
+            Writer { shared, log, jobs, checkpoint, unapplied: None, waiters: Waiters::default() },
+            queue,
+        )
     }
 
     fn queued(words: &[&str]) -> Queued {
@@ -407,7 +394,7 @@ mod tests {
 
     fn run(writer: &mut Writer, words: &[&str]) -> String {
         let (job, answered) = job(vec![queued(words)]);
-        writer.group(job);
+        writer.group(Some(job));
         let answer = answered.blocking_recv().expect("every job is answered");
         String::from_utf8(answer.bytes).expect("text")
     }
@@ -444,7 +431,7 @@ mod tests {
         let mut ran = Vec::new();
         while !commands.is_empty() {
             let (job, answered) = job(commands);
-            writer.group(job);
+            writer.group(Some(job));
             let answer = answered.blocking_recv().expect("every job is answered");
             ran.push(answer.bytes.len() / ":1\r\n".len());
             commands = answer.rest;

@@ -2,6 +2,7 @@
 //! answers from both, transactions, watches, expiries and restarts of our side included.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{Client, TempDir, Value};
@@ -211,6 +212,44 @@ fn stream_command() -> impl Strategy<Value = String> {
     ]
 }
 
+fn list_command() -> impl Strategy<Value = String> {
+    let index = || select(vec!["0", "1", "2", "-1", "-2", "-9", "5", "9223372036854775807", "x"]);
+    let end = || select(vec!["LEFT", "RIGHT", "left", "UP"]);
+    let element = || select(vec!["f", "g", "h"]);
+    let push = || select(vec!["LPUSH", "RPUSH", "LPUSH", "RPUSH", "LPUSHX", "RPUSHX"]);
+    let positions = select(vec!["", " RANK -1", " RANK 2", " RANK 0", " RANK -2 MAXLEN 3"]);
+    let matches =
+        select(vec!["", " COUNT 0", " COUNT 2", " COUNT -1", " MAXLEN 2", " MAXLEN -1", " BAD 1"]);
+    prop_oneof![
+        4 => (push(), key(), element()).prop_map(|(c, k, e)| format!("{c} {k} {e}")),
+        4 => (push(), key(), element(), element(), value())
+            .prop_map(|(c, k, e, f, g)| format!("{c} {k} {e} {f} {g} {e} {e}")),
+        2 => (select(vec!["LPOP", "RPOP"]), key(), select(vec!["", "", " 2", " 0", " 9", " -1", " x", " 1 2"]))
+            .prop_map(|(c, k, n)| format!("{c} {k}{n}")),
+        1 => key().prop_map(|k| format!("LLEN {k}")),
+        1 => (key(), index()).prop_map(|(k, i)| format!("LINDEX {k} {i}")),
+        3 => (key(), index(), index()).prop_map(|(k, i, j)| format!("LRANGE {k} {i} {j}")),
+        2 => (key(), index(), element()).prop_map(|(k, i, e)| format!("LSET {k} {i} {e}")),
+        1 => (key(), index(), index()).prop_map(|(k, i, j)| format!("LTRIM {k} {i} {j}")),
+        2 => (key(), index(), element()).prop_map(|(k, i, e)| format!("LREM {k} {i} {e}")),
+        2 => (key(), select(vec!["BEFORE", "after", "AT"]), element(), value())
+            .prop_map(|(k, s, p, e)| format!("LINSERT {k} {s} {p} {e}")),
+        2 => (key(), element(), positions, matches).prop_map(|(k, e, r, c)| format!("LPOS {k} {e}{r}{c}")),
+        2 => (key(), key(), end(), end()).prop_map(|(a, b, f, t)| format!("LMOVE {a} {b} {f} {t}")),
+        1 => (key(), key()).prop_map(|(a, b)| format!("RPOPLPUSH {a} {b}")),
+        2 => (select(vec!["1", "2", "0", "-1", "9", "x"]), key(), key(), end(),
+              select(vec!["", " COUNT 2", " COUNT 0", " COUNT x", " BAD"]))
+            .prop_map(|(n, a, b, e, c)| format!("LMPOP {n} {a} {b} {e}{c}")),
+        // Where there is nothing, Redis takes up to 100 ms to say so.
+        1 => (select(vec!["BLPOP", "BRPOP"]), key(), key(), select(vec!["0.001", "-1", "x", "1e30x"]))
+            .prop_map(|(c, a, b, t)| format!("{c} {a} {b} {t}")),
+        1 => (key(), key(), end(), end()).prop_map(|(a, b, f, t)| format!("BLMOVE {a} {b} {f} {t} 0.001")),
+        1 => (select(vec!["1", "2", "9", "x"]), key(), end())
+            .prop_map(|(n, k, e)| format!("BLMPOP 0.001 {n} {k} {e} COUNT 2")),
+        1 => (key(), end(), select(vec!["", " COUNT 3"])).prop_map(|(k, e, c)| format!("LMPOP 1 {k} {e}{c}")),
+    ]
+}
+
 fn transaction_command() -> impl Strategy<Value = String> {
     select(vec![
         "MULTI",
@@ -234,6 +273,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => key_command(),
         4 => hash_command(),
         5 => stream_command(),
+        5 => list_command(),
         3 => transaction_command(),
     ];
     prop_oneof![
@@ -243,13 +283,13 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Redis in memory only, ended by its pid.
-struct Oracle {
+pub struct Oracle {
     child: Child,
     dir: TempDir,
 }
 
 impl Oracle {
-    fn start() -> Oracle {
+    pub fn start() -> Oracle {
         let dir = TempDir::new();
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
@@ -264,7 +304,11 @@ impl Oracle {
     }
 
     fn connect(&self) -> Client {
-        Client::unix(&self.dir.join("r"))
+        Client::unix(&self.socket())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("r")
     }
 }
 

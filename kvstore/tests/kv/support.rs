@@ -40,8 +40,8 @@ impl Value {
 }
 
 /// A socket of either kind.
-pub trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+pub trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
 
 pub struct Client {
     stream: BufReader<Box<dyn Stream>>,
@@ -51,6 +51,10 @@ impl Client {
     pub fn unix(path: &Path) -> Client {
         let stream = until("connected", || UnixStream::connect(path).ok());
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        Client::over(stream)
+    }
+
+    pub fn over(stream: UnixStream) -> Client {
         Client { stream: BufReader::new(Box::new(stream)) }
     }
 
