@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::command::scan::Cursors;
+use crate::command::random::Random;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::resp::request::RequestLimits;
@@ -26,7 +26,7 @@ pub struct Shared {
     pub config: Config,
     pub limits: RequestLimits,
     pub database: Database,
-    pub cursors: Cursors,
+    pub random: Random,
     pub watches: Watches,
     pub metrics: Metrics,
     stopped: OnceLock<Stopped>,
@@ -43,7 +43,7 @@ impl Shared {
             limits: config.request_limits(),
             config,
             database,
-            cursors: Cursors::default(),
+            random: Random::default(),
             watches: Watches::default(),
             metrics: Metrics::default(),
             stopped: OnceLock::new(),

@@ -19,6 +19,66 @@ pub enum CommandError {
     NotInteger,
     #[error("ERR value is out of range, must be positive")]
     NotPositive,
+    #[error("ERR value is out of range, value must between {0} and 9223372036854775807")]
+    CountTooNegative(i64),
+    #[error("ERR more than {0} bytes were drawn; ask for fewer")]
+    DrawnTooMuch(usize),
+    #[error("ERR Number of keys can't be greater than number of args")]
+    NumkeysAboveArguments,
+    #[error("ERR LIMIT can't be negative")]
+    CardLimitNegative,
+    #[error("ERR value is out of range")]
+    OutOfRange,
+    #[error("ERR value is not a valid float")]
+    NotFloat,
+    #[error("ERR hash value is not a float")]
+    HashNotFloat,
+    #[error("ERR value is NaN or Infinity")]
+    Infinite,
+    #[error("ERR increment would produce NaN or Infinity")]
+    IncrementInfinite,
+    #[error("ERR offset is out of range")]
+    OffsetOutOfRange,
+    #[error("ERR The specified keys must contain string values")]
+    LcsNotStrings,
+    #[error("ERR If you want both the length and indexes, please just use IDX.")]
+    LcsLengthAndMatches,
+    #[error("ERR Insufficient memory, transient memory for LCS exceeds 64 MiB")]
+    LcsTooLong,
+    #[error("ERR resulting score is not a number (NaN)")]
+    ScoreNotNumber,
+    #[error("ERR XX and NX options at the same time are not compatible")]
+    ZaddNxXx,
+    #[error("ERR GT, LT, and/or NX options at the same time are not compatible")]
+    ZaddGtLtNx,
+    #[error("ERR INCR option supports a single increment-element pair")]
+    ZaddIncrements,
+    #[error("ERR min or max is not a float")]
+    RangeNotFloat,
+    #[error("ERR min or max not valid string range item")]
+    RangeNotNames,
+    #[error(
+        "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX"
+    )]
+    LimitByRank,
+    #[error("ERR syntax error, WITHSCORES not supported in combination with BYLEX")]
+    ScoresByName,
+    #[error("ERR at least 1 input key is needed for '{0}' command")]
+    NoInputKey(&'static str),
+    #[error("ERR weight value is not a float")]
+    WeightNotFloat,
+    #[error("ERR source and destination objects are the same")]
+    SameObject,
+    #[error("ERR invalid first DB index")]
+    FirstDatabaseInvalid,
+    #[error("ERR invalid second DB index")]
+    SecondDatabaseInvalid,
+    #[error(
+        "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
+         that when switching between policies at runtime LRU and LFU data will take some time to \
+         adjust."
+    )]
+    FrequencyNotTracked,
     #[error("ERR hash value is not an integer")]
     HashNotInteger,
     #[error("ERR increment or decrement would overflow")]
@@ -66,8 +126,6 @@ pub enum CommandError {
     StringTooLong,
     #[error("ERR invalid cursor")]
     InvalidCursor,
-    #[error("ERR this cursor is too old; start again from 0")]
-    CursorGone,
     #[error("ERR Invalid stream ID specified as stream command argument")]
     InvalidStreamId,
     #[error("ERR The ID specified in XADD is equal or smaller than the target stream top item")]

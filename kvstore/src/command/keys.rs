@@ -1,10 +1,12 @@
-//! Whole keys: DEL, EXISTS, TYPE, RENAME, FLUSHALL.
+//! Whole keys: DEL, EXISTS, TOUCH, TYPE, RENAME, COPY, FLUSHALL, and the commands between databases,
+//! of which there is one.
 
 use std::ops::ControlFlow;
 
 use super::error::CommandError;
-use super::{Read, Write, is_word};
+use super::{Read, Write, integer, is_word, wait};
 use crate::resp::reply::Reply;
+use crate::resp::{self};
 use crate::store::layout::{self, Family};
 use crate::store::view::{Direction, View};
 
@@ -61,7 +63,13 @@ fn rename_key(write: &mut Write<'_, '_>, overwrite: bool) -> Result<bool, Comman
     if !overwrite && write.find(to)?.is_some() {
         return Ok(false);
     }
-    let mut metadata = live.metadata;
+    copy_value(write, from, live.metadata, to)?;
+    write.delete_metadata(from);
+    Ok(true)
+}
+
+/// Gives `to` what `from` holds, over whatever it holds itself.
+fn copy_value(write: &mut Write<'_, '_>, from: &[u8], mut metadata: Vec<u8>, to: &[u8]) -> Outcome {
     if let (_, Some(version)) = layout::version_of(&metadata)? {
         let new_version = write.overlay.next_version();
         for (name, value) in members(write, from, version, &metadata)? {
@@ -69,9 +77,71 @@ fn rename_key(write: &mut Write<'_, '_>, overwrite: bool) -> Result<bool, Comman
         }
         metadata = layout::with_version(&metadata, new_version)?;
     }
-    write.delete_metadata(from);
     write.put_metadata(to, metadata);
-    Ok(true)
+    Ok(())
+}
+
+pub fn copy(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    let (from, to) = (&write.args[1], &write.args[2]);
+    let mut replace = false;
+    let mut rest = &write.args[3..];
+    while let Some((word, tail)) = rest.split_first() {
+        rest = match tail {
+            _ if is_word(word, "replace") => {
+                replace = true;
+                tail
+            }
+            [index, tail @ ..] if is_word(word, "db") => {
+                own_database(index)?;
+                tail
+            }
+            _ => return Err(CommandError::Syntax),
+        };
+    }
+    if from == to {
+        return Err(CommandError::SameObject);
+    }
+    let live = write.find(from)?;
+    let is_taken = !replace && write.find(to)?.is_some();
+    let Some(live) = live.filter(|_| !is_taken) else {
+        reply.integer(0);
+        return Ok(());
+    };
+    copy_value(write, from, live.metadata, to)?;
+    reply.integer(1);
+    Ok(())
+}
+
+/// There is one database.
+fn own_database(index: &[u8]) -> Outcome {
+    match integer(index)? {
+        0 => Ok(()),
+        _ => Err(CommandError::DatabaseOutOfRange),
+    }
+}
+
+/// To the same database, which is an error, since there is no other.
+pub fn move_key(write: &mut Write<'_, '_>, _: &mut Reply) -> Outcome {
+    own_database(&write.args[2])?;
+    Err(CommandError::SameObject)
+}
+
+pub fn swapdb(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    let first = resp::integer(&write.args[1]).ok_or(CommandError::FirstDatabaseInvalid)?;
+    let second = resp::integer(&write.args[2]).ok_or(CommandError::SecondDatabaseInvalid)?;
+    if (first, second) != (0, 0) {
+        return Err(CommandError::DatabaseOutOfRange);
+    }
+    reply.ok();
+    Ok(())
+}
+
+/// There are no replicas, so nothing comes by waiting for them.
+pub fn wait_for_replicas(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    integer(&read.args[1])?;
+    wait::timeout_ms(&read.args[2])?;
+    reply.integer(0);
+    Ok(())
 }
 
 type Members = Vec<(Vec<u8>, Vec<u8>)>;

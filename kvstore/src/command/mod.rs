@@ -4,20 +4,31 @@
 //! table      names, argument counts, and which function
 //! wait       commands that wait until there is something to answer
 //! error      what can be answered instead of a result
-//! strings, hashes, list/…, keys, scan, expiry, stream/…, info   the functions
+//! members    what hashes, sets and sorted sets have in common
+//! random     numbers for the commands that choose
+//! choice     the commands that choose
+//! strings, lcs, hashes, sets, sorted_set/…, list/…, stream/…, keys, object, scan, expiry, info   the
+//!            functions
 //! ```
 //!
 //! A read gets a [`View`](crate::store::view::View), a write the [`Overlay`] of its group. Neither knows about connections, the log or
 //! other commands. **Invariant:** a write reads and checks everything before its first change, so a
 //! command that answers an error has changed nothing.
 
+pub mod choice;
 pub mod error;
 pub mod expiry;
 pub mod hashes;
 pub mod info;
 pub mod keys;
+pub mod lcs;
 pub mod list;
+pub mod members;
+pub mod object;
+pub mod random;
 pub mod scan;
+pub mod sets;
+pub mod sorted_set;
 pub mod stream;
 pub mod strings;
 pub mod table;
@@ -90,6 +101,15 @@ impl Write<'_, '_> {
 
     pub fn put_metadata(&mut self, key: &[u8], metadata: Vec<u8>) {
         self.overlay.put(Family::Metadata, layout::metadata_key(key), metadata);
+    }
+
+    /// Deletes a key; whether there was one.
+    pub fn delete(&mut self, key: &[u8]) -> Result<bool, CommandError> {
+        let found = self.find(key)?.is_some();
+        if found {
+            self.delete_metadata(key);
+        }
+        Ok(found)
     }
 
     pub fn delete_metadata(&mut self, key: &[u8]) {

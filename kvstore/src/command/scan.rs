@@ -1,77 +1,30 @@
-//! Walking over many keys or fields: SCAN, HSCAN, KEYS, DBSIZE.
+//! Walking over many keys or members: SCAN, HSCAN, SSCAN, ZSCAN, KEYS, DBSIZE, RANDOMKEY.
 //!
-//! Keys are in order here, so a walk continues after the last key it gave. A cursor must be a number,
-//! so the server keeps a bounded list of where walks stopped ([`Cursors`]); a cursor that has fallen
-//! out of it is refused, never guessed at. **Guarantee:** what exists during the whole walk is
-//! returned exactly once.
+//! A cursor is the place where the walk goes on ([`layout::place`]), and nothing else: the server
+//! remembers no walk, so a cursor never gets too old, a restart included. A page ends between two
+//! places, so it may be a little longer than `COUNT`. **Guarantee:** what exists during the whole walk
+//! is returned exactly once.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 
 use bytes::Bytes;
 
 use super::error::CommandError;
-use super::hashes::find_hash;
+use super::sorted_set::decode_score;
 use super::{Read, integer, is_word};
+use crate::resp::double;
 use crate::resp::reply::Reply;
-use crate::resp::unsigned;
-use crate::store::database::unix_ms;
-use crate::store::layout::{self, Family, Header};
+use crate::store::layout::{self, Family, Header, Kind};
 use crate::store::view::Direction;
 
 type Outcome = Result<(), CommandError>;
 
 /// What `COUNT` is when it is not given, as in Redis.
 const COUNT_DEFAULT: u64 = 10;
-/// Rows one call looks at, at most.
+/// Rows one call looks at, at most, but for those that stand in one place.
 const COUNT_MAX: u64 = 100_000;
-
-const CURSORS_MAX: usize = 16 * 1024;
-const CURSOR_BYTES_MAX: usize = 8 << 20;
-
-/// Where walks stopped, newest last. Numbers are dense, so that a cursor is found by counting.
-pub struct Cursors {
-    stopped: Mutex<Stopped>,
-}
-
-struct Stopped {
-    first: u64,
-    at: VecDeque<Vec<u8>>,
-    bytes: usize,
-}
-
-impl Default for Cursors {
-    /// Numbers start at the time, so that cursors of an earlier run are recognised as old.
-    fn default() -> Cursors {
-        let first = unix_ms() << 16;
-        Cursors { stopped: Mutex::new(Stopped { first, at: VecDeque::new(), bytes: 0 }) }
-    }
-}
-
-impl Cursors {
-    fn remember(&self, at: Vec<u8>) -> u64 {
-        let mut stopped = self.stopped.lock().expect("not poisoned: nothing panics under it");
-        stopped.bytes += at.len();
-        stopped.at.push_back(at);
-        while stopped.at.len() > CURSORS_MAX
-            || stopped.bytes > CURSOR_BYTES_MAX && stopped.at.len() > 1
-        {
-            let oldest = stopped.at.pop_front().expect("more than one");
-            stopped.bytes -= oldest.len();
-            stopped.first += 1;
-        }
-        stopped.first + stopped.at.len() as u64 - 1
-    }
-
-    fn find(&self, cursor: u64) -> Result<Vec<u8>, CommandError> {
-        let stopped = self.stopped.lock().expect("not poisoned: nothing panics under it");
-        let index = cursor.checked_sub(stopped.first).and_then(|index| index.try_into().ok());
-        index
-            .and_then(|index: usize| stopped.at.get(index).cloned())
-            .ok_or(CommandError::CursorGone)
-    }
-}
+/// Keys that DBSIZE counts; beyond them it adds RocksDB's estimate.
+const COUNTED_KEYS_MAX: i64 = 1 << 20;
 
 struct Options<'a> {
     cursor: u64,
@@ -103,72 +56,120 @@ impl Options<'_> {
     }
 }
 
+/// As Redis reads them: leading zeros are no error.
 fn parse_cursor(text: &[u8]) -> Result<u64, CommandError> {
-    unsigned(text).ok_or(CommandError::InvalidCursor)
+    let digits = std::str::from_utf8(text).ok().filter(|_| text.iter().all(u8::is_ascii_digit));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(CommandError::InvalidCursor)
 }
 
-/// Walks on from a cursor; `visit` sees every row. Answers the next cursor.
-fn walk(
-    read: &Read<'_>,
-    family: Family,
-    (lower, upper): (Vec<u8>, Vec<u8>),
-    options: &Options<'_>,
-    visit: &mut dyn FnMut(&[u8], &[u8]),
-) -> Result<u64, CommandError> {
-    let lower = match options.cursor {
-        0 => lower,
-        cursor => read.shared.cursors.find(cursor)?.max(lower),
-    };
-    let mut seen = 0;
-    let mut stopped_at = None;
-    read.view.scan(family, &lower, &upper, Direction::Forward, &mut |row, value| {
-        if seen == options.count {
-            stopped_at = Some(row.to_vec());
-            return ControlFlow::Break(());
+/// Where a page starts and where it ends.
+struct Page {
+    from: u32,
+    count: u64,
+    seen: u64,
+    last: Option<u32>,
+    next: u64,
+}
+
+impl Page {
+    /// `None` for a cursor that no walk has given out, which is behind the last place.
+    fn new(options: &Options<'_>) -> Option<Page> {
+        let from = u32::try_from(options.cursor).ok()?;
+        Some(Page { from, count: options.count, seen: 0, last: None, next: 0 })
+    }
+
+    /// Whether the row at this place still belongs to the page.
+    fn takes(&mut self, place: u32) -> bool {
+        if self.seen >= self.count && self.last != Some(place) {
+            self.next = place.into();
+            return false;
         }
-        seen += 1;
-        visit(row, value);
-        ControlFlow::Continue(())
-    })?;
-    Ok(stopped_at.map_or(0, |at| read.shared.cursors.remember(at)))
+        self.seen += 1;
+        self.last = Some(place);
+        true
+    }
 }
 
 pub fn scan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let options = Options::parse(&read.args[1..], true)?;
+    let Some(mut page) = Page::new(&options) else {
+        put_page(reply, 0, &[]);
+        return Ok(());
+    };
     let mut found = Vec::new();
-    let bounds = layout::whole_space();
-    let cursor = walk(read, Family::Metadata, bounds, &options, &mut |row, metadata| {
-        let key = layout::user_key(row);
-        let header = live_header(metadata, read.now_ms);
-        let wanted = header.is_some_and(|header| {
-            options.kind.is_none_or(|kind| is_word(kind, header.kind.name()))
-        });
-        if wanted && options.matches(key) {
-            found.push(key.to_vec());
-        }
-    })?;
-    put_page(reply, cursor, &found);
+    let mut outcome = Ok(());
+    let (lower, upper) = (layout::metadata_from(page.from), layout::whole_space().1);
+    read.view.scan(
+        Family::Metadata,
+        &lower,
+        &upper,
+        Direction::Forward,
+        &mut |row, metadata| {
+            match layout::place_in(row) {
+                Ok(place) if page.takes(place) => {}
+                Ok(_) => return ControlFlow::Break(()),
+                Err(malformed) => {
+                    outcome = Err(malformed);
+                    return ControlFlow::Break(());
+                }
+            }
+            let key = layout::user_key(row);
+            let header = live_header(metadata, read.now_ms);
+            let wanted = header.is_some_and(|header| {
+                options.kind.is_none_or(|kind| is_word(kind, header.kind.name()))
+            });
+            if wanted && options.matches(key) {
+                found.push(key.to_vec());
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    outcome?;
+    put_page(reply, page.next, &found);
     Ok(())
 }
 
 pub fn hscan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    scan_members(read, reply, Kind::Hash)
+}
+
+pub fn sscan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    scan_members(read, reply, Kind::Set)
+}
+
+pub fn zscan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    scan_members(read, reply, Kind::SortedSet)
+}
+
+fn scan_members(read: &Read<'_>, reply: &mut Reply, kind: Kind) -> Outcome {
     // In Redis's order: a bad cursor, then the key, then bad options.
     parse_cursor(&read.args[2])?;
-    let Some((hash, _)) = find_hash(read.view, read.now_ms, &read.args[1])? else {
+    let Some(members) = read.members(kind)? else {
         put_page(reply, 0, &[]);
         return Ok(());
     };
     let options = Options::parse(&read.args[2..], false)?;
-    let prefix = layout::member_prefix(&read.args[1], hash.version);
-    let bounds = (prefix.clone(), layout::after_prefix(&prefix));
+    let Some(mut page) = Page::new(&options) else {
+        put_page(reply, 0, &[]);
+        return Ok(());
+    };
     let mut found = Vec::new();
-    let cursor = walk(read, Family::Member, bounds, &options, &mut |member, value| {
-        let field = &member[prefix.len()..];
-        if options.matches(field) {
-            found.extend([field.to_vec(), value.to_vec()]);
+    members.each_from(read.view, page.from, &mut |name, value| {
+        if !page.takes(layout::place_in(name)?) {
+            return Ok(ControlFlow::Break(()));
         }
+        let member = layout::placed_member(name);
+        if options.matches(member) {
+            found.push(member.to_vec());
+            match kind {
+                Kind::Hash => found.push(value.to_vec()),
+                Kind::SortedSet => found.push(double::text(decode_score(value)?).into_bytes()),
+                _ => {}
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     })?;
-    put_page(reply, cursor, &found);
+    put_page(reply, page.next, &found);
     Ok(())
 }
 
@@ -189,31 +190,65 @@ fn live_header(metadata: &[u8], now_ms: u64) -> Option<Header> {
 pub fn keys(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let open = reply.open_array();
     let mut found = 0;
-    each_key(read, &mut |key| {
+    each_key(read, 0, &mut |key| {
         if glob(&read.args[1], key) {
             reply.bulk(key);
             found += 1;
         }
+        ControlFlow::Continue(())
     })?;
     reply.close_array(open, found);
     Ok(())
 }
 
-/// Counts, since keys vanish by expiring and nobody counts that: O(keys).
+/// Exact as far as it counts, since keys vanish by expiring and nobody counts that.
 pub fn dbsize(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let mut found = 0;
-    each_key(read, &mut |_| found += 1)?;
+    let counted = &mut |_: &[u8]| {
+        found += 1;
+        if found < COUNTED_KEYS_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    each_key(read, 0, counted)?;
+    if found == COUNTED_KEYS_MAX {
+        let estimate = read.shared.database.property_of(Family::Metadata, ESTIMATED_KEYS);
+        found = found.max(estimate as i64);
+    }
     reply.integer(found);
     Ok(())
 }
 
-fn each_key(read: &Read<'_>, visit: &mut dyn FnMut(&[u8])) -> Outcome {
-    let (lower, upper) = layout::whole_space();
-    let all = &mut |row: &[u8], metadata: &[u8]| {
-        if live_header(metadata, read.now_ms).is_some() {
-            visit(layout::user_key(row));
-        }
-        ControlFlow::Continue(())
+const ESTIMATED_KEYS: &str = "rocksdb.estimate-num-keys";
+
+/// Of the keys that follow a random place, one at random: the gaps between places are uneven, and their
+/// mean over so many keys much less so.
+pub fn randomkey(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    const FOLLOWING_KEYS: u64 = 64;
+    let random = &read.shared.random;
+    let mut following = Vec::new();
+    for place in [random.below(1 << 32) as u32, 0] {
+        each_key(read, place, &mut |key| {
+            following.push(key.to_vec());
+            let has_enough = following.len() as u64 >= FOLLOWING_KEYS;
+            if has_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+    }
+    following.truncate(FOLLOWING_KEYS as usize);
+    following.sort_unstable();
+    following.dedup();
+    let chosen = following.get(random.below(following.len() as u64) as usize);
+    reply.optional_bulk(chosen.map(Vec::as_slice));
+    Ok(())
+}
+
+fn each_key(
+    read: &Read<'_>,
+    place: u32,
+    visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Outcome {
+    let (lower, upper) = (layout::metadata_from(place), layout::whole_space().1);
+    let all = &mut |row: &[u8], metadata: &[u8]| match live_header(metadata, read.now_ms) {
+        Some(_) => visit(layout::user_key(row)),
+        None => ControlFlow::Continue(()),
     };
     read.view.scan(Family::Metadata, &lower, &upper, Direction::Forward, all)?;
     Ok(())

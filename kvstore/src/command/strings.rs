@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::error::CommandError;
 use super::expiry::{self, EX, PX, Unit};
 use super::{Live, Read, Write, find, integer, is_word};
+use crate::resp::extended::Extended;
 use crate::resp::reply::Reply;
 use crate::resp::{self};
 use crate::store::layout::{self, Kind};
@@ -248,6 +249,58 @@ fn increase(write: &mut Write<'_, '_>, reply: &mut Reply, by: i64) -> Outcome {
     resp::put_integer(&mut text, value);
     write.put_metadata(key, layout::string(&text, expiry_of(live.as_ref())));
     reply.integer(value);
+    Ok(())
+}
+
+pub fn incrbyfloat(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    let key = &write.args[1];
+    let live = write.find(key)?;
+    let stored = live.as_ref().map(|live| live.expect(Kind::String)).transpose()?;
+    let current = Extended::parse(stored.unwrap_or(b"0")).ok_or(CommandError::NotFloat)?;
+    let by = Extended::parse(&write.args[2]).ok_or(CommandError::NotFloat)?;
+    let text = current.plus(by).ok_or(CommandError::IncrementInfinite)?.text();
+    write.put_metadata(key, layout::string(text.as_bytes(), expiry_of(live.as_ref())));
+    reply.bulk(text.as_bytes());
+    Ok(())
+}
+
+pub fn getrange(read: &Read<'_>, reply: &mut Reply) -> Outcome {
+    let (first, last) = (integer(&read.args[2])?, integer(&read.args[3])?);
+    let live = read.find(&read.args[1])?;
+    let value = live.as_ref().map(|live| live.expect(Kind::String)).transpose()?;
+    reply.bulk(part(value.unwrap_or_default(), first, last));
+    Ok(())
+}
+
+/// The bytes from `first` to `last`; negative ones count from the end.
+fn part(value: &[u8], first: i64, last: i64) -> &[u8] {
+    if first < 0 && last < 0 && first > last {
+        return &[];
+    }
+    let bytes = value.len() as i64;
+    let from_start =
+        |index: i64| if index < 0 { (bytes + index.max(-bytes)).max(0) } else { index };
+    let (first, last) = (from_start(first), from_start(last).min(bytes - 1));
+    if first > last { &[] } else { &value[first as usize..=last as usize] }
+}
+
+pub fn setrange(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    let (key, patch) = (&write.args[1], &write.args[3]);
+    let offset = integer(&write.args[2])?;
+    let offset = usize::try_from(offset).map_err(|_| CommandError::OffsetOutOfRange)?;
+    let live = write.find(key)?;
+    let stored = live.as_ref().map(|live| live.expect(Kind::String)).transpose()?;
+    let mut value = stored.unwrap_or_default().to_vec();
+    if !patch.is_empty() {
+        let end = offset.saturating_add(patch.len());
+        if end > write.shared.limits.bulk_bytes_max {
+            return Err(CommandError::StringTooLong);
+        }
+        value.resize(value.len().max(end), 0);
+        value[offset..end].copy_from_slice(patch);
+        write.put_metadata(key, layout::string(&value, expiry_of(live.as_ref())));
+    }
+    reply.count(value.len());
     Ok(())
 }
 

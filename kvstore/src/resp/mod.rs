@@ -1,5 +1,8 @@
-//! The Redis protocol: commands in ([`request`]), answers out ([`reply`]). No IO.
+//! The Redis protocol: commands in ([`request`]), answers out ([`reply`]), and the numbers in both
+//! ([`double`], [`extended`]). No IO.
 
+pub mod double;
+pub mod extended;
 pub mod reply;
 pub mod request;
 

@@ -1,5 +1,7 @@
 //! From answers to bytes, in either version of the protocol.
 
+use super::double;
+
 /// The protocol version a connection speaks; `HELLO 3` changes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
@@ -122,6 +124,22 @@ impl Reply {
         match self.protocol {
             Protocol::Resp2 => self.number_line(b'*', 2 * pairs as i64),
             Protocol::Resp3 => self.number_line(b'%', pairs as i64),
+        }
+    }
+
+    pub fn set(&mut self, members: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.number_line(b'*', members as i64),
+            Protocol::Resp3 => self.number_line(b'~', members as i64),
+        }
+    }
+
+    /// A floating-point number.
+    pub fn double(&mut self, value: f64) {
+        let text = double::text(value);
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(text.as_bytes()),
+            Protocol::Resp3 => self.line(b',', text.as_bytes()),
         }
     }
 

@@ -165,9 +165,12 @@ impl Database {
 
     /// A number RocksDB keeps, summed over the families.
     pub fn property(&self, name: &str) -> u64 {
-        let families = [METADATA, MEMBER].map(|family| self.family_named(family));
-        let values = families.map(|family| self.rocks.property_int_value_cf(family, name));
-        values.into_iter().map(|value| value.ok().flatten().unwrap_or(0)).sum()
+        [Family::Metadata, Family::Member].map(|family| self.property_of(family, name)).iter().sum()
+    }
+
+    pub fn property_of(&self, family: Family, name: &str) -> u64 {
+        let value = self.rocks.property_int_value_cf(self.family(family), name);
+        value.ok().flatten().unwrap_or(0)
     }
 }
 

@@ -1,15 +1,22 @@
 //! How keys and values lie in RocksDB.
 //!
 //! ```text
-//! metadata   [space u8][key]                                   -> [kind u8][expires_at_ms u64][body]
+//! metadata   [space u8][place u32][key]                        -> [kind u8][expires_at_ms u64][body]
 //! member     [space u8][key bytes u32][key][version u64][name] -> what the kind puts there
 //! applied    "applied"                                         -> [sequence u64] of the write log
 //!
 //! body       string   the value itself
-//!            hash     [version u64][fields u64]                name = field,       value = value
+//!            hash     [version u64][members u64]               name = [0][place u32][field],  value
+//!            set      [version u64][members u64]               name = [0][place u32][member], empty
+//!            zset     [version u64][members u64]               name = [0][place u32][member], score
+//!                                                              name = [1][sortable score][member]
 //!            stream   [version u64][StreamState]               name = id, 16 bytes, value = fields
 //!            list     [version u64][head u64][tail u64]        name = index u64,   value = element
 //! ```
+//!
+//! `place` is a hash of the key or member. Redis promises no order there, and in this one a walk can go
+//! on from a number alone, so that cursors need no memory of the server and hold for ever, and a random
+//! place is next to a random key or member, however many there are.
 //!
 //! All integers are big-endian, so that keys sort as their numbers do. `version` is unique for every
 //! life of a key: deleting a collection, or writing another over it, only replaces its metadata, and
@@ -17,6 +24,8 @@
 //! space byte leaves room for more than one database, and gives every family a finite upper bound.
 //!
 //! **Invariant:** a command that changes anything of a key also writes its metadata.
+
+use siphasher::sip::SipHasher13;
 
 /// The only space there is today.
 const SPACE: u8 = 1;
@@ -40,9 +49,12 @@ pub enum Kind {
     Hash = 2,
     Stream = 3,
     List = 4,
+    Set = 5,
+    SortedSet = 6,
 }
 
-const KINDS: [Kind; 4] = [Kind::String, Kind::Hash, Kind::Stream, Kind::List];
+const KINDS: [Kind; 6] =
+    [Kind::String, Kind::Hash, Kind::Stream, Kind::List, Kind::Set, Kind::SortedSet];
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
@@ -56,6 +68,8 @@ impl Kind {
             Kind::Hash => "hash",
             Kind::Stream => "stream",
             Kind::List => "list",
+            Kind::Set => "set",
+            Kind::SortedSet => "zset",
         }
     }
 }
@@ -93,21 +107,22 @@ pub fn string(value: &[u8], expires_at_ms: u64) -> Vec<u8> {
     out
 }
 
+/// The body of a hash, a set or a sorted set: all of them count their members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hash {
+pub struct Counted {
     pub version: u64,
-    pub fields: u64,
+    pub members: u64,
 }
 
-impl Hash {
-    pub fn decode(body: &[u8]) -> Result<Hash, Malformed> {
-        let (body, [version, fields]) = integers(body)?;
-        if body.is_empty() { Ok(Hash { version, fields }) } else { Err(Malformed) }
+impl Counted {
+    pub fn decode(body: &[u8]) -> Result<Counted, Malformed> {
+        let (body, [version, members]) = integers(body)?;
+        if body.is_empty() { Ok(Counted { version, members }) } else { Err(Malformed) }
     }
 
-    pub fn encode(self, expires_at_ms: u64) -> Vec<u8> {
-        let mut out = Header { kind: Kind::Hash, expires_at_ms }.encode(16);
-        put_integers(&mut out, [self.version, self.fields]);
+    pub fn encode(self, header: Header) -> Vec<u8> {
+        let mut out = header.encode(16);
+        put_integers(&mut out, [self.version, self.members]);
         out
     }
 }
@@ -254,7 +269,9 @@ pub fn version_of(metadata: &[u8]) -> Result<(Header, Option<u64>), Malformed> {
     let (header, body) = Header::decode(metadata)?;
     match header.kind {
         Kind::String => Ok((header, None)),
-        Kind::Hash | Kind::Stream | Kind::List => Ok((header, Some(integers::<1>(body)?.1[0]))),
+        Kind::Hash | Kind::Set | Kind::SortedSet | Kind::List | Kind::Stream => {
+            Ok((header, Some(integers::<1>(body)?.1[0])))
+        }
     }
 }
 
@@ -275,16 +292,107 @@ pub fn with_version(metadata: &[u8], version: u64) -> Result<Vec<u8>, Malformed>
     Ok(out)
 }
 
+/// Where a key or a member stands among the others: SipHash-1-3, so that nobody can put many in one
+/// place. On disk, so never to be changed.
+pub fn place(name: &[u8]) -> u32 {
+    let hasher = SipHasher13::new_with_keys(0x6861_7773_6572_2d6b, 0x7620_706c_6163_6573);
+    hasher.hash(name) as u32
+}
+
 pub fn metadata_key(key: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + key.len());
-    out.push(SPACE);
+    let mut out = metadata_from(place(key));
     out.extend_from_slice(key);
     out
 }
 
+/// Where the metadata of the keys begins that stand at this place or after it.
+pub fn metadata_from(place: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(METADATA_PREFIX_BYTES + 32);
+    out.push(SPACE);
+    out.extend_from_slice(&place.to_be_bytes());
+    out
+}
+
+const METADATA_PREFIX_BYTES: usize = 1 + PLACE_BYTES;
+const PLACE_BYTES: usize = 4;
+
 /// The user's key in a metadata key.
 pub fn user_key(metadata_key: &[u8]) -> &[u8] {
-    metadata_key.get(1..).unwrap_or_default()
+    metadata_key.get(METADATA_PREFIX_BYTES..).unwrap_or_default()
+}
+
+/// The place in a metadata key, or in the name of a member of a hash, a set or a sorted set: both have
+/// one byte before it.
+pub fn place_in(row: &[u8]) -> Result<u32, Malformed> {
+    let bytes = row.get(1..1 + PLACE_BYTES).ok_or(Malformed)?;
+    Ok(u32::from_be_bytes(bytes.try_into().expect("four bytes")))
+}
+
+/// What the name of a field or member starts with, as opposed to a score.
+const BY_PLACE: u8 = 0;
+const BY_SCORE: u8 = 1;
+
+/// The name of a field or member in the order of places.
+pub fn placed_name(member: &[u8]) -> Vec<u8> {
+    let mut out = placed_from(place(member)).to_vec();
+    out.extend_from_slice(member);
+    out
+}
+
+/// Where the names begin that stand at this place or after it.
+pub fn placed_from(place: u32) -> [u8; 1 + PLACE_BYTES] {
+    let mut out = [BY_PLACE; 1 + PLACE_BYTES];
+    out[1..].copy_from_slice(&place.to_be_bytes());
+    out
+}
+
+/// After every place.
+pub fn placed_end() -> [u8; 1] {
+    [BY_PLACE + 1]
+}
+
+/// The field or member in a [`placed_name`].
+pub fn placed_member(name: &[u8]) -> &[u8] {
+    name.get(1 + PLACE_BYTES..).unwrap_or_default()
+}
+
+/// The name of a member of a sorted set in the order of scores, which numbers have as bytes too once
+/// negative ones are turned around. The two zeros are equal; the value tells them apart.
+pub fn scored_name(score: f64, member: &[u8]) -> Vec<u8> {
+    let mut out = scored_from(score).to_vec();
+    out.extend_from_slice(member);
+    out
+}
+
+/// Where the names begin that have this score or a higher one.
+pub fn scored_from(score: f64) -> [u8; 9] {
+    let bits = if score == 0.0 { 0 } else { score.to_bits() };
+    let sortable = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+    let mut out = [BY_SCORE; 9];
+    out[1..].copy_from_slice(&sortable.to_be_bytes());
+    out
+}
+
+/// Where the names begin that have a higher score.
+pub fn scored_after(score: f64) -> [u8; 9] {
+    let mut out = scored_from(score);
+    let sortable = u64::from_be_bytes(out[1..].try_into().expect("eight bytes"));
+    // Above the highest score lie only numbers that are none.
+    out[1..].copy_from_slice(&(sortable + 1).to_be_bytes());
+    out
+}
+
+/// After every score.
+pub fn scored_end() -> [u8; 1] {
+    [BY_SCORE + 1]
+}
+
+/// Score and member in a [`scored_name`].
+pub fn scored_member(name: &[u8]) -> Result<(f64, &[u8]), Malformed> {
+    let (head, member) = name.split_first_chunk::<9>().ok_or(Malformed)?;
+    let sortable = integer(&head[1..])?;
+    let bits = if sortable >> 63 == 1 { sortable & !(1 << 63) } else { !sortable };
+    Ok((f64::from_bits(bits), member))
 }
 
 /// What all member keys of one collection start with.

@@ -35,6 +35,34 @@ fn number() -> impl Strategy<Value = &'static str> {
     select(vec!["0", "1", "-1", "5", "100", "9223372036854775807", "-9223372036854775808", "x"])
 }
 
+fn float() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "1.1",
+        "-0.1",
+        "3",
+        "0.2",
+        "1e20",
+        "-1e20",
+        "5e-3",
+        "1.5e3",
+        "inf",
+        "-inf",
+        "nan",
+        "x",
+        "0x1.8p1",
+        "1e4932",
+        "1e-30",
+        "12345678901234567890.5",
+        "0.30000000000000004",
+        "1e5000",
+        "-0",
+        ".5",
+        "1.",
+        "9007199254740993",
+        "123456.789e-2",
+    ])
+}
+
 fn field() -> impl Strategy<Value = &'static str> {
     select(vec!["f", "g", "h", "i"])
 }
@@ -109,6 +137,32 @@ fn string_command() -> impl Strategy<Value = String> {
         (key(), value(), key()).prop_map(|(a, v, b)| format!("MSET {a} {v} {b}")),
         (key(), value()).prop_map(|(k, v)| format!("APPEND {k} {v}")),
         key().prop_map(|k| format!("STRLEN {k}")),
+        (key(), rank(), rank()).prop_map(|(k, a, b)| format!("GETRANGE {k} {a} {b}")),
+        (key(), rank(), rank()).prop_map(|(k, a, b)| format!("SUBSTR {k} {a} {b}")),
+        (key(), select(vec!["0", "3", "20", "-1", "x"]), value())
+            .prop_map(|(k, n, v)| format!("SETRANGE {k} {n} {v}")),
+        (key(), select(vec!["0", "5"])).prop_map(|(k, n)| format!("SETRANGE {k} {n} ")),
+        (key(), float()).prop_map(|(k, n)| format!("INCRBYFLOAT {k} {n}")),
+        (key(), float()).prop_map(|(k, n)| format!("SET {k} {n}")),
+        (
+            key(),
+            key(),
+            select(vec![
+                "",
+                "",
+                " LEN",
+                " IDX",
+                " IDX WITHMATCHLEN",
+                " IDX MINMATCHLEN 2",
+                " IDX LEN",
+                " MINMATCHLEN x",
+                " BAD",
+                " idx minmatchlen -1 withmatchlen"
+            ])
+        )
+            .prop_map(|(a, b, o)| format!("LCS {a} {b}{o}")),
+        (key(), select(vec!["ohmytext", "mynewtext", "abcdbca", "bcadb"]))
+            .prop_map(|(k, v)| format!("SET {k} {v}")),
         (select(vec!["INCR", "DECR"]), key()).prop_map(|(c, k)| format!("{c} {k}")),
         (select(vec!["INCRBY", "DECRBY"]), key(), number())
             .prop_map(|(c, k, n)| format!("{c} {k} {n}")),
@@ -131,8 +185,25 @@ fn key_command() -> impl Strategy<Value = String> {
             .prop_map(|(c, k, t, o)| format!("{c} {k} {t}{o}")),
         (key(), select(vec!["", " GT", " NX"]))
             .prop_map(|(k, o)| format!("PEXPIREAT {k} 4102444800600{o}")),
+        (key(), key(), select(vec!["", "", " REPLACE", " DB 0", " DB 0 REPLACE", " DB x", " BAD"]))
+            .prop_map(|(a, b, o)| format!("COPY {a} {b}{o}")),
+        (key(), key()).prop_map(|(a, b)| format!("TOUCH {a} {b}")),
+        (select(vec![
+            "MOVE a 0",
+            "MOVE a x",
+            "SWAPDB 0 0",
+            "SWAPDB x 0",
+            "SWAPDB 0 x",
+            "WAIT 0 0",
+            "WAIT x 0",
+            "WAIT 0 -1",
+            "WAIT 0 x",
+            "OBJECT REFCOUNT nosuch"
+        ]))
+        .prop_map(String::from),
         (select(vec!["RENAME", "RENAMENX"]), key(), key())
             .prop_map(|(c, a, b)| format!("{c} {a} {b}")),
+        Just("DBSIZE".to_string()),
         select(vec!["KEYS *", "KEYS [ab]", "KEYS \\a", "KEYS [^a]", "KEYS ??", "KEYS a*"])
             .prop_map(String::from),
         select(vec![
@@ -165,8 +236,228 @@ fn hash_command() -> impl Strategy<Value = String> {
         (select(vec!["HLEN", "HGETALL", "HKEYS", "HVALS"]), key())
             .prop_map(|(c, k)| format!("{c} {k}")),
         (key(), field(), number()).prop_map(|(k, f, n)| format!("HINCRBY {k} {f} {n}")),
+        (key(), field(), float()).prop_map(|(k, f, n)| format!("HINCRBYFLOAT {k} {f} {n}")),
         (key(), select(vec!["", " MATCH [fg]", " COUNT 0", " TYPE x"]))
             .prop_map(|(k, o)| format!("HSCAN {k} 0{o}")),
+    ]
+}
+
+fn set_command() -> impl Strategy<Value = String> {
+    let algebra = || select(vec!["SUNION", "SINTER", "SDIFF"]);
+    prop_oneof![
+        4 => (key(), field(), value(), field())
+            .prop_map(|(k, f, v, g)| format!("SADD {k} {f} {v} {g}")),
+        2 => (key(), field(), field()).prop_map(|(k, f, g)| format!("SREM {k} {f} {g}")),
+        1 => (key(), key(), field()).prop_map(|(a, b, f)| format!("SMOVE {a} {b} {f}")),
+        1 => (select(vec!["SCARD", "SMEMBERS"]), key()).prop_map(|(c, k)| format!("{c} {k}")),
+        1 => (select(vec!["SISMEMBER", "SMISMEMBER"]), key(), field())
+            .prop_map(|(c, k, f)| format!("{c} {k} {f}")),
+        1 => (key(), field(), value()).prop_map(|(k, f, v)| format!("SMISMEMBER {k} {f} {v}")),
+        // Which members these take by chance would differ: none, all, or what is wrong.
+        1 => (key(), select(vec!["0", "1000", "-1", "x", "5 6", "9223372036854775808"]))
+            .prop_map(|(k, n)| format!("SPOP {k} {n}")),
+        1 => (key(), select(vec!["0", "1000", "-40", "x", "-9223372036854775808", "1 2"]))
+            .prop_map(|(k, n)| format!("SRANDMEMBER {k} {n}")),
+        2 => (algebra(), key(), key(), key())
+            .prop_map(|(c, a, b, d)| format!("{c} {a} {b} {d}")),
+        2 => (algebra(), key(), key(), key())
+            .prop_map(|(c, a, b, d)| format!("{c}STORE {a} {b} {d}")),
+        1 => (algebra(), key()).prop_map(|(c, a)| format!("{c} {a}")),
+        1 => (select(vec!["1", "2", "0", "-1", "3", "x"]), key(), key(),
+              select(vec!["", " LIMIT 1", " LIMIT 0", " LIMIT -1", " LIMIT x", " limit", " BAD 1"]))
+            .prop_map(|(n, a, b, o)| format!("SINTERCARD {n} {a} {b}{o}")),
+        1 => (key(), select(vec!["", " MATCH [fg]", " COUNT 0", " TYPE x", " COUNT x"]))
+            .prop_map(|(k, o)| format!("SSCAN {k} 0{o}")),
+    ]
+}
+
+fn score() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "0",
+        "1",
+        "1.1",
+        "-3",
+        "2e2",
+        "-0",
+        "1e17",
+        "0.00001",
+        "inf",
+        "-inf",
+        "+5.",
+        "0x1p3",
+        "3",
+        "x",
+        "nan",
+        "1e400",
+        "9007199254740993",
+    ])
+}
+
+fn score_bound() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "-inf", "+inf", "inf", "0", "(0", "1", "(1.1", "200", "(200", "x", "(x", "nan", "(",
+    ])
+}
+
+fn name_bound() -> impl Strategy<Value = &'static str> {
+    select(vec!["-", "+", "[f", "(f", "[h", "(i", "[", "(zz", "x", "[g"])
+}
+
+fn rank() -> impl Strategy<Value = &'static str> {
+    select(vec!["0", "1", "2", "-1", "-2", "3", "100", "-100", "x", "-9223372036854775808"])
+}
+
+fn range_limit() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "",
+        "",
+        " LIMIT 0 2",
+        " LIMIT 1 -1",
+        " LIMIT -1 2",
+        " LIMIT 9 9",
+        " LIMIT 1 0",
+        " LIMIT x 1",
+        " LIMIT 1",
+    ])
+}
+
+fn sorted_set_change() -> impl Strategy<Value = String> {
+    let options = || {
+        select(vec![
+            "",
+            "",
+            "",
+            "",
+            " NX",
+            " XX",
+            " GT",
+            " LT",
+            " CH",
+            " INCR",
+            " XX CH",
+            " GT CH",
+            " NX XX",
+            " NX GT",
+            " GT LT",
+            " XX GT INCR",
+            " NX INCR",
+            " lt ch incr",
+        ])
+    };
+    prop_oneof![
+        5 => (key(), options(), score(), field()).prop_map(|(k, o, s, f)| format!("ZADD {k}{o} {s} {f}")),
+        4 => (key(), options(), (score(), field()), (score(), field()))
+            .prop_map(|(k, o, (s, f), (t, g))| format!("ZADD {k}{o} {s} {f} {t} {g}")),
+        // One score for all, for the ranges by name.
+        4 => (key(), field(), field()).prop_map(|(k, f, g)| format!("ZADD {k} 0 {f} 0 {g}")),
+        1 => (key(), score()).prop_map(|(k, s)| format!("ZADD {k} CH {s}")),
+        2 => (key(), score(), field()).prop_map(|(k, s, f)| format!("ZINCRBY {k} {s} {f}")),
+        2 => (key(), field(), field()).prop_map(|(k, f, g)| format!("ZREM {k} {f} {g}")),
+        1 => (key(), rank(), rank()).prop_map(|(k, a, b)| format!("ZREMRANGEBYRANK {k} {a} {b}")),
+        1 => (key(), score_bound(), score_bound())
+            .prop_map(|(k, a, b)| format!("ZREMRANGEBYSCORE {k} {a} {b}")),
+        2 => (select(vec!["ZPOPMIN", "ZPOPMAX"]), key(), select(vec!["", " 0", " 2", " 9", " -1", " x", " 1 1"]))
+            .prop_map(|(c, k, n)| format!("{c} {k}{n}")),
+        2 => (select(vec!["1", "2", "0", "3", "x"]), key(), key(),
+              select(vec![" MIN", " MAX", " MIN COUNT 2", " max count 9", " MIN COUNT 0", " MIN COUNT",
+                          " MID", "", " MIN COUNT 1 COUNT 1"]))
+            .prop_map(|(n, a, b, o)| format!("ZMPOP {n} {a} {b}{o}")),
+        1 => (select(vec!["BZPOPMIN", "BZPOPMAX"]), key(), key(), select(vec!["0.001", "-1", "x"]))
+            .prop_map(|(c, a, b, t)| format!("{c} {a} {b} {t}")),
+        1 => (select(vec!["1", "2", "0", "x"]), key(), select(vec![" MIN", " MAX", " MIN COUNT 2", ""]))
+            .prop_map(|(n, k, o)| format!("BZMPOP 0.001 {n} {k}{o}")),
+        2 => (key(), key(), score_bound(), score_bound(), range_limit(), select(vec!["", " REV"]))
+            .prop_map(|(a, b, min, max, l, r)| format!("ZRANGESTORE {a} {b} {min} {max} BYSCORE{l}{r}")),
+        1 => (key(), key(), rank(), rank(), select(vec!["", " REV", " WITHSCORES", " LIMIT 1 1"]))
+            .prop_map(|(a, b, min, max, o)| format!("ZRANGESTORE {a} {b} {min} {max}{o}")),
+    ]
+}
+
+fn sorted_set_read() -> impl Strategy<Value = String> {
+    let scores = || select(vec!["", "", " WITHSCORES", " withscores"]);
+    prop_oneof![
+        1 => key().prop_map(|k| format!("ZCARD {k}")),
+        2 => (select(vec!["ZSCORE", "ZRANK", "ZREVRANK"]), key(), field())
+            .prop_map(|(c, k, f)| format!("{c} {k} {f}")),
+        1 => (key(), field(), field()).prop_map(|(k, f, g)| format!("ZMSCORE {k} {f} {g}")),
+        3 => (select(vec!["ZRANGE", "ZREVRANGE"]), key(), rank(), rank(), scores())
+            .prop_map(|(c, k, a, b, s)| format!("{c} {k} {a} {b}{s}")),
+        1 => (key(), rank(), rank(), select(vec![" REV", " LIMIT 0 1", " LIMIT 0 -1", " BYSCORE BYLEX", " BAD"]))
+            .prop_map(|(k, a, b, o)| format!("ZRANGE {k} {a} {b}{o}")),
+        3 => (select(vec!["ZRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZCOUNT"]), key(), score_bound(), score_bound(),
+              scores(), range_limit())
+            .prop_map(|(c, k, a, b, s, l)| match c {
+                "ZCOUNT" => format!("{c} {k} {a} {b}"),
+                _ => format!("{c} {k} {a} {b}{s}{l}"),
+            }),
+        2 => (key(), score_bound(), score_bound(), scores(), range_limit(), select(vec!["", " REV"]))
+            .prop_map(|(k, a, b, s, l, r)| format!("ZRANGE {k} {a} {b}{l}{s} BYSCORE{r}")),
+        1 => (key(), select(vec!["", " MATCH [fg]", " COUNT 0", " TYPE x"]))
+            .prop_map(|(k, o)| format!("ZSCAN {k} 0{o}")),
+        1 => (select(vec!["ZRANDMEMBER", "HRANDFIELD"]), key(),
+              select(vec!["0", "1000", "-40", "x", "-9223372036854775808", "1000 WITHSCORES", "1000 withvalues",
+                          "9223372036854775807 WITHVALUES", "1 WITHSCORES x", "-3 WITHSCORES"]))
+            .prop_map(|(c, k, n)| format!("{c} {k} {n}")),
+    ]
+}
+
+fn sorted_set_algebra() -> impl Strategy<Value = String> {
+    let count = || select(vec!["1", "2", "2", "2", "2", "0", "-1", "3", "x"]);
+    let options = || {
+        select(vec![
+            "",
+            "",
+            " WITHSCORES",
+            " WEIGHTS 2 -1",
+            " WEIGHTS inf 0",
+            " WEIGHTS 1",
+            " WEIGHTS x 1",
+            " AGGREGATE MIN",
+            " aggregate max WEIGHTS 1 2 WITHSCORES",
+            " AGGREGATE SUM WITHSCORES",
+            " AGGREGATE BAD",
+            " LIMIT 1",
+            " LIMIT 0",
+            " LIMIT -1",
+        ])
+    };
+    let name = || select(vec!["ZUNION", "ZINTER", "ZDIFF", "ZINTERCARD"]);
+    prop_oneof![
+        3 => (name(), count(), key(), key(), options())
+            .prop_map(|(c, n, a, b, o)| format!("{c} {n} {a} {b}{o}")),
+        2 => (select(vec!["ZUNIONSTORE", "ZINTERSTORE", "ZDIFFSTORE"]), key(), count(), key(), key(), options())
+            .prop_map(|(c, d, n, a, b, o)| format!("{c} {d} {n} {a} {b}{o}")),
+        1 => (name(), key()).prop_map(|(c, a)| format!("{c} 1 {a}")),
+    ]
+}
+
+/// Keys of their own, since a range by name says nothing when scores differ.
+fn sorted_set_names() -> impl Strategy<Value = String> {
+    let key = || select(vec!["n", "m"]);
+    prop_oneof![
+        4 => (key(), field(), field()).prop_map(|(k, f, g)| format!("ZADD {k} 0 {f} 0 {g}")),
+        1 => (key(), field()).prop_map(|(k, f)| format!("ZREM {k} {f}")),
+        3 => (select(vec!["ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZLEXCOUNT"]), key(), name_bound(), name_bound(),
+              range_limit())
+            .prop_map(|(c, k, a, b, l)| match c {
+                "ZLEXCOUNT" => format!("{c} {k} {a} {b}"),
+                _ => format!("{c} {k} {a} {b}{l}"),
+            }),
+        1 => (key(), name_bound(), name_bound(), range_limit(), select(vec!["", " REV", " WITHSCORES"]))
+            .prop_map(|(k, a, b, l, r)| format!("ZRANGE {k} {a} {b} BYLEX{l}{r}")),
+        1 => (key(), name_bound(), name_bound())
+            .prop_map(|(k, a, b)| format!("ZREMRANGEBYLEX {k} {a} {b}")),
+        1 => (key(), key(), name_bound(), name_bound(), range_limit())
+            .prop_map(|(a, b, min, max, l)| format!("ZRANGESTORE {a} {b} {min} {max} BYLEX{l}")),
+    ]
+}
+
+fn sorted_set_command() -> impl Strategy<Value = String> {
+    prop_oneof![
+        5 => sorted_set_change(),
+        4 => sorted_set_read(),
+        2 => sorted_set_algebra(),
+        3 => sorted_set_names(),
     ]
 }
 
@@ -272,6 +563,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => string_command(),
         3 => key_command(),
         4 => hash_command(),
+        5 => set_command(),
+        8 => sorted_set_command(),
         5 => stream_command(),
         5 => list_command(),
         3 => transaction_command(),
@@ -402,19 +695,42 @@ impl Pair {
 fn comparable(command: &[Vec<u8>], answer: Value) -> Value {
     let name = String::from_utf8_lossy(&command[0]).to_uppercase();
     match (name.as_str(), answer) {
-        ("HKEYS" | "HVALS" | "KEYS", Value::Array(mut items)) => {
+        ("SRANDMEMBER" | "HRANDFIELD" | "ZRANDMEMBER", Value::Array(items))
+            if command[2].starts_with(b"-") =>
+        {
+            Value::Integer(items.len() as i64)
+        }
+        ("HRANDFIELD" | "ZRANDMEMBER", Value::Array(items)) if command.len() > 3 => {
+            match items.first() {
+                Some(Value::Array(_)) => {
+                    let mut items = items;
+                    items.sort();
+                    Value::Array(items)
+                }
+                _ => sorted_pairs(items),
+            }
+        }
+        (
+            "HKEYS" | "HVALS" | "KEYS" | "SMEMBERS" | "SPOP" | "SRANDMEMBER" | "SUNION" | "SINTER"
+            | "SDIFF" | "HRANDFIELD" | "ZRANDMEMBER",
+            Value::Array(mut items),
+        ) => {
             items.sort();
             Value::Array(items)
+        }
+        (_, Value::Set(mut items)) => {
+            items.sort();
+            Value::Set(items)
         }
         ("HGETALL", Value::Array(items)) => sorted_pairs(items),
         ("HGETALL", Value::Map(mut pairs)) => {
             pairs.sort();
             Value::Map(pairs)
         }
-        ("SCAN" | "HSCAN", Value::Array(mut page)) if page.len() == 2 => {
+        ("SCAN" | "HSCAN" | "SSCAN" | "ZSCAN", Value::Array(mut page)) if page.len() == 2 => {
             if let Value::Array(items) = page.pop().expect("two") {
                 let mut items = items;
-                page.push(if name == "HSCAN" {
+                page.push(if name == "HSCAN" || name == "ZSCAN" {
                     sorted_pairs(items)
                 } else {
                     items.sort();

@@ -21,7 +21,10 @@ pub enum Value {
     Bulk(Vec<u8>),
     Null,
     NullArray,
+    /// As it came, since how it is written is part of the answer.
+    Double(String),
     Array(Vec<Value>),
+    Set(Vec<Value>),
     Map(Vec<(Value, Value)>),
 }
 
@@ -109,6 +112,11 @@ impl Client {
             b'*' => {
                 let items = (0..number()).map(|_| self.try_receive());
                 Value::Array(items.collect::<Option<_>>()?)
+            }
+            b',' => Value::Double(text()),
+            b'~' => {
+                let items = (0..number()).map(|_| self.try_receive());
+                Value::Set(items.collect::<Option<_>>()?)
             }
             b'%' => {
                 let pairs = (0..number()).map(|_| Some((self.try_receive()?, self.try_receive()?)));
