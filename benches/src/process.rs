@@ -15,7 +15,13 @@ use crate::io;
 use crate::results::plan_hash;
 
 /// A process that is ended, and waited for, with its owner.
-struct Owned(Child);
+pub struct Owned(Child);
+
+impl Owned {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -47,7 +53,7 @@ impl Server {
     }
 
     pub fn id(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     /// An error that says how it ended, if it has.
@@ -162,18 +168,16 @@ impl Helper {
     }
 
     pub fn id(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     pub fn tell(&mut self, command: &str) -> anyhow::Result<()> {
         Ok(self.stdin.write_all(format!("{command}\n").as_bytes())?)
     }
 
-    /// The next line of answer; empty when the child has ended.
-    pub fn line(&mut self) -> anyhow::Result<String> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        Ok(line)
+    /// For one that is spoken with in another way.
+    pub fn apart(self) -> (Owned, ChildStdin, BufReader<ChildStdout>) {
+        (self.process, self.stdin, self.stdout)
     }
 
     /// What follows `word` in the next line of answer. Another word is an error.
@@ -212,7 +216,7 @@ impl Daemon {
     }
 
     pub fn id(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     pub fn has_ended(&mut self) -> anyhow::Result<bool> {

@@ -1,16 +1,20 @@
 //! A fleet as a scenario holds it: one process, or several that share the devices and whose answers
 //! are added up.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::process::ChildStdin;
+use std::time::Duration;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::bail;
 
 use super::command::{Answer, Asked, Back, Command, Counted, Limits, Opened, Pace, Received};
 use super::latency::Latency;
+use super::listener::Listener;
 use super::sockets::PER_PROCESS;
 use super::tun::Wire;
 use crate::mqtt::packet::Qos;
-use crate::process::Helper;
+use crate::process::{Helper, Owned};
 use crate::progress::Progress;
 use crate::tickets::{Issuer, Signing};
 
@@ -72,7 +76,10 @@ pub struct Fleet {
 }
 
 struct Member {
-    helper: Helper,
+    /// Ended with its owner.
+    _process: Owned,
+    stdin: ChildStdin,
+    listener: Listener,
     devices: u32,
 }
 
@@ -125,7 +132,9 @@ impl Fleet {
                 format!("--down={}", plan.down),
             ];
             arguments.extend(plan.topic.map(|topic| format!("--topic={topic}")));
-            members.push(Member { helper: Helper::start(&arguments, processor)?, devices });
+            let (process, stdin, stdout) = Helper::start(&arguments, processor)?.apart();
+            let listener = Listener::new(stdout);
+            members.push(Member { _process: process, stdin, listener, devices });
             first += devices;
         }
         let mut fleet = Fleet { members };
@@ -323,34 +332,45 @@ impl Fleet {
         self.members.iter().map(&mut share).collect()
     }
 
-    /// The next answer of each process that is no progress.
+    /// The next answer of each process that is no progress. What one of them fails with ends it at
+    /// once.
     fn hear<T>(
         &mut self,
         what: &str,
         expected: impl Fn(Answer) -> Option<T>,
     ) -> anyhow::Result<Vec<T>> {
         let mut progress = Progress::new(what);
-        let processes = self.members.len() as u64;
-        let mut hear = |member: &mut Member| loop {
-            let line = member.helper.line()?;
-            ensure!(!line.is_empty(), "a process of the fleet ended; what it said is above");
-            match serde_json::from_str(&line)? {
-                // They all are about as far.
-                Answer::Progress { done, of } => progress.at(done * processes, of * processes),
-                Answer::Failed(error) => bail!("{what}: {error}"),
-                answer => {
-                    let unexpected = || anyhow!("the fleet answered {} while {what}", line.trim());
-                    return expected(answer).ok_or_else(unexpected);
+        let mut heard: Vec<Option<T>> = self.members.iter().map(|_| None).collect();
+        while let Some(first) = heard.iter().position(Option::is_none) {
+            for (index, member) in self.members.iter().enumerate() {
+                if heard[index].is_some() {
+                    continue;
+                }
+                let within = if index == first { LISTEN } else { Duration::ZERO };
+                match member.listener.answer(within)? {
+                    None => {}
+                    Some(Answer::Failed(error)) => bail!("{what}: {error}"),
+                    Some(answer) => match expected(answer) {
+                        Some(answer) => heard[index] = Some(answer),
+                        None => bail!("the fleet answered something else while {what}"),
+                    },
                 }
             }
-        };
-        self.members.iter_mut().map(&mut hear).collect()
+            let all = self.members.iter().map(|member| member.listener.progress());
+            let (done, of) = all.fold((0, 0), |(done, of), one| (done + one.done, of + one.of));
+            progress.at(done, of);
+        }
+        Ok(heard.into_iter().map(|answer| answer.expect("all have answered")).collect())
     }
 }
 
+/// How long one process is waited for before the others are looked at.
+const LISTEN: Duration = Duration::from_millis(100);
+
 impl Member {
     fn tell(&mut self, command: &Command) -> anyhow::Result<()> {
-        self.helper.tell(&serde_json::to_string(command)?)
+        let line = serde_json::to_string(command)? + "\n";
+        Ok(self.stdin.write_all(line.as_bytes())?)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod device;
 pub mod handle;
 pub mod hawser;
 pub mod latency;
+mod listener;
 pub mod sockets;
 pub mod timers;
 pub mod tun;
