@@ -298,12 +298,34 @@ pub fn memory(pid: u32) -> anyhow::Result<Memory> {
     })
 }
 
-/// Processor time of all threads of a process, in nanoseconds.
+/// Processor time of a process until now, in nanoseconds; see [`io::cpu_ns`].
 pub fn cpu_ns(pid: u32) -> anyhow::Result<u64> {
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split_whitespace().next().context("a number")?.parse::<u64>()?;
+    io::cpu_ns(pid).with_context(|| format!("the processor time of process {pid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_counts() {
+        const BUSY: Duration = Duration::from_millis(20);
+        let own_ns = || {
+            let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            text.split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        let before_ns = cpu_ns(std::process::id()).unwrap();
+        let busy = std::thread::spawn(move || {
+            while u128::from(own_ns()) < BUSY.as_nanos() {
+                std::hint::spin_loop();
+            }
+        });
+        busy.join().unwrap();
+        let used_ns = cpu_ns(std::process::id()).unwrap() - before_ns;
+        assert!(u128::from(used_ns) >= BUSY.as_nanos(), "{used_ns} ns");
+        // Linux numbers processes up to 2^22.
+        assert!(cpu_ns(5_000_000).is_err(), "there is no such process");
     }
-    Ok(total)
 }

@@ -64,6 +64,20 @@ pub fn monotonic_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Processor time of a process in nanoseconds: that of all its threads, those that have ended too. It
+/// only grows.
+pub fn cpu_ns(pid: u32) -> io::Result<u64> {
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: the pointer is to a live value of the type that the call fills.
+    let error = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
+    Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
 /// Makes a child end at once when the thread that starts it ends, however that comes about.
 pub fn end_with_parent(command: &mut Command) {
     let end = || {
