@@ -111,7 +111,7 @@ pub struct Back {
     pub seconds: f64,
     /// Why it ended before all were back.
     pub stopped: Option<String>,
-    /// From the dial to the welcome; a device that dials again begins again.
+    /// From the first dial to the welcome, however often the device dialled between.
     pub connect: Latency,
 }
 

@@ -54,7 +54,7 @@ pub struct Tally {
     /// Questions without an answer yet, with the time when each was due.
     pub asked: HashMap<u32, u64>,
     pub answered: u64,
-    /// Dials without a welcome yet, when those are timed.
+    /// The first dials of devices without a welcome yet, when those are timed.
     pub dialled: Option<HashMap<u32, u64>>,
 }
 
@@ -289,7 +289,8 @@ impl<N: Net, D: Device> Crowd<N, D> {
             Next::Wait => self.say(device, now_ms),
             Next::Dial => {
                 if let Some(dialled) = &mut self.tally.dialled {
-                    dialled.insert(device, monotonic_ns());
+                    // One that dials again has been waiting since it dialled first.
+                    dialled.entry(device).or_insert_with(monotonic_ns);
                 }
                 self.net.connect(device, now_ms)
             }

@@ -25,6 +25,9 @@ const IN_FLIGHT_MAX: usize = 10 * MSS;
 
 const WINDOW: u16 = u16::MAX;
 
+/// Room for flights that is not given back.
+const FLIGHTS_KEPT: usize = 1 << 16;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Closed,
@@ -155,7 +158,7 @@ impl Tcp {
 
     pub fn memory_bytes(&self) -> usize {
         let blocks = self.blocks.capacity() * BLOCK_BYTES;
-        blocks + self.flights.capacity() * size_of::<Option<Flight>>()
+        blocks + self.flights.capacity() * size_of::<Option<Flight>>() + 4 * self.free.capacity()
     }
 
     pub fn is_open(&self, device: u32) -> bool {
@@ -444,6 +447,7 @@ impl Tcp {
 
     /// Sends again what is overdue; `lost` hears of those that are given up.
     pub fn on_time(&mut self, now_ms: u64, out: &mut Packets, mut lost: impl FnMut(u32)) {
+        self.give_back();
         for at in 0..self.flights.len() {
             let Some(flight) = self.flights[at].as_mut() else { continue };
             if flight.due_ms > now_ms {
@@ -462,6 +466,22 @@ impl Tcp {
             flight.due_ms = now_ms + (RTO_MS << flight.tries).min(RTO_MAX_MS);
             self.counters.repeated += 1;
             self.send_again(at, out);
+        }
+    }
+
+    /// After a storm nearly all places of flights are free, and each is looked at every time: those
+    /// that are left move together.
+    fn give_back(&mut self) {
+        let used = self.flights.len() - self.free.len();
+        if self.flights.len() <= FLIGHTS_KEPT || used > self.flights.len() / 4 {
+            return;
+        }
+        self.flights.retain(Option::is_some);
+        self.flights.shrink_to(2 * used);
+        self.free = Vec::new();
+        for (at, flight) in self.flights.iter().enumerate() {
+            let device = flight.as_ref().expect("it was retained").device;
+            self.blocks[device as usize].set_flight(at as u32);
         }
     }
 
@@ -706,6 +726,31 @@ mod tests {
         assert_eq!((lost, repeats), (vec![0], u32::from(TRIES_MAX)));
         assert!(now_ms >= RTO_MS * 127, "each time it waits twice as long: {now_ms}");
         assert!(!script.tcp.is_open(0));
+    }
+
+    #[test]
+    fn what_a_storm_took_is_given_back() {
+        const DEVICES: u32 = 2 * FLIGHTS_KEPT as u32;
+        let (mut tcp, mut out) = (Tcp::new(Lane::new(0), PORT), Packets::default());
+        tcp.reserve(DEVICES as usize);
+        let idle_bytes = tcp.memory_bytes();
+        for device in 0..DEVICES {
+            tcp.connect(device, 0, &mut out);
+            out.clear();
+        }
+        for device in 0..DEVICES - 1 {
+            tcp.reset(device, &mut out);
+            out.clear();
+        }
+        tcp.on_time(1, &mut out, |_| panic!("not yet"));
+        let grown_bytes = tcp.memory_bytes() - idle_bytes;
+        assert!(grown_bytes < FLIGHTS_KEPT, "{grown_bytes} bytes for one flight");
+        // The one that is left is sent again, and then given up.
+        let mut lost = Vec::new();
+        for time in 1..1_000 {
+            tcp.on_time(time * RTO_MS, &mut out, |device| lost.push(device));
+        }
+        assert_eq!((lost, tcp.counters.repeated), (vec![DEVICES - 1], TRIES_MAX.into()));
     }
 
     #[test]
