@@ -162,8 +162,12 @@ impl<N: Net, D: Device> Child<N, D> {
             Command::Open { total, rate, window, limits } => {
                 self.open(total, rate, window, limits).map(Answer::Opened)
             }
-            Command::Ping { count, pace } => self.ask(Question::Ping, count, pace),
-            Command::Pull { count, pace } => self.ask(Question::Pull, count, pace),
+            Command::Ping { count, pace } => self.ask(Question::Ping, count, pace, u64::MAX),
+            Command::Pull { count, pace } => self.ask(Question::Pull, count, pace, u64::MAX),
+            Command::Verify { window } => {
+                let (count, turns) = (self.crowd.online.into(), self.crowd.len().into());
+                self.ask(Question::Ping, count, Pace::Window(window), turns)
+            }
             Command::Expect { messages, quiet_ms, resume } => {
                 self.stall(resume, false);
                 self.expect(messages, quiet_ms)
@@ -233,7 +237,15 @@ impl<N: Net, D: Device> Child<N, D> {
         if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") }
     }
 
-    fn ask(&mut self, what: Question, count: u64, pace: Pace) -> anyhow::Result<Answer> {
+    /// Asks so many, each device in its turn if it is online. With as many `turns` as devices none is
+    /// asked twice.
+    fn ask(
+        &mut self,
+        what: Question,
+        count: u64,
+        pace: Pace,
+        mut turns: u64,
+    ) -> anyhow::Result<Answer> {
         if self.crowd.online == 0 {
             bail!("no device is online ({})", self.closes());
         }
@@ -257,7 +269,7 @@ impl<N: Net, D: Device> Child<N, D> {
                 Pace::Window(window) => (count, window as usize),
             };
             let mut burst = BATCH;
-            while sent < due && self.crowd.tally.asked.len() < window && burst > 0 {
+            while sent < due && self.crowd.tally.asked.len() < window && burst > 0 && turns > 0 {
                 let due_ns = match pace {
                     Pace::Rate(rate) => begun_ns + sent * 1_000_000_000 / u64::from(rate),
                     Pace::Window(_) => monotonic_ns(),
@@ -265,10 +277,12 @@ impl<N: Net, D: Device> Child<N, D> {
                 sent += u64::from(self.crowd.ask(device, what, due_ns, self.now_ms)?);
                 device = (device + 1) % self.crowd.len();
                 burst -= 1;
+                turns -= 1;
             }
             self.turn(if sent < count { PACED_WAIT_MS } else { IDLE_WAIT_MS })?;
             let answered = self.crowd.tally.answered;
-            let is_over = sent == count && (answered == count || self.crowd.tally.asked.is_empty());
+            let is_said = sent == count || turns == 0;
+            let is_over = is_said && (answered == count || self.crowd.tally.asked.is_empty());
             let stopped = if is_over { None } else { self.stops(&mut watch, answered)? };
             if is_over || stopped.is_some() {
                 let seconds = (monotonic_ns() - begun_ns) as f64 / 1e9;

@@ -21,6 +21,9 @@ pub enum Command {
     },
     /// So many heartbeats, round robin over the devices. Answered with [`Answer::Asked`].
     Ping { count: u64, pace: Pace },
+    /// A heartbeat of every device that is online, which none is asked for twice: so many answers are
+    /// so many devices. `window` of them are under way at a time. Answered with [`Answer::Asked`].
+    Verify { window: u32 },
     /// So many pulls of the inbox, each answered by the control node.
     Pull { count: u64, pace: Pace },
     /// Counts messages from now on. Answered with [`Answer::Armed`], and with

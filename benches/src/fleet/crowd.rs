@@ -53,6 +53,8 @@ pub struct Tally {
     pub latency: Latency,
     /// Questions without an answer yet, with the time when each was due.
     pub asked: HashMap<u32, u64>,
+    /// What is asked.
+    question: Option<Question>,
     pub answered: u64,
     /// The first dials of devices without a welcome yet, when those are timed.
     pub dialled: Option<HashMap<u32, u64>>,
@@ -79,8 +81,11 @@ impl Tally {
                 }
             }
             Event::Repeat => self.repeats += 1,
-            Event::Answered => {
-                if let Some(due_ns) = self.asked.remove(&device) {
+            // A device catches up by itself when it connects: that is no answer to a heartbeat.
+            Event::Answered(question) => {
+                if self.question == Some(*question)
+                    && let Some(due_ns) = self.asked.remove(&device)
+                {
                     self.answered += 1;
                     self.latency.record(monotonic_ns() - due_ns);
                 }
@@ -190,6 +195,7 @@ impl<N: Net, D: Device> Crowd<N, D> {
         }
         let unasked = |unasked: Unasked| io::Error::new(io::ErrorKind::Unsupported, unasked.0);
         self.change(device, |_, one, _, out| one.ask(what, now_ms, out)).map_err(unasked)?;
+        self.tally.question = Some(what);
         self.tally.asked.insert(device, due_ns);
         self.say(device, now_ms)?;
         Ok(true)
@@ -369,6 +375,21 @@ mod tests {
     use super::super::sockets::Sockets;
     use super::*;
     use crate::tickets::{Issuer, Signing, Tickets};
+
+    #[test]
+    fn an_answer_counts_once_and_only_for_what_was_asked() {
+        let mut tally = Tally { question: Some(Question::Ping), ..Tally::default() };
+        tally.asked.insert(7, monotonic_ns());
+        for (device, question, answered) in [
+            (7, Question::Pull, 0),
+            (8, Question::Ping, 0),
+            (7, Question::Ping, 1),
+            (7, Question::Ping, 1),
+        ] {
+            tally.hear(device, &Event::Answered(question));
+            assert_eq!(tally.answered, answered, "{question:?} of {device}");
+        }
+    }
 
     /// Against a server that never answers.
     #[test]

@@ -69,7 +69,7 @@ pub enum Event<'a> {
     },
     /// A message that it had before.
     Repeat,
-    Answered,
+    Answered(Question),
     /// The server ends the connection, with its reason.
     Closing(&'static str),
 }

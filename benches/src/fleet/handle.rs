@@ -176,6 +176,15 @@ impl Fleet {
         self.ask("heartbeats", count, pace, |count, pace| Command::Ping { count, pace })
     }
 
+    /// Has every device that is online send a heartbeat, once. What is answered are devices.
+    pub fn verify(&mut self, window: u32) -> anyhow::Result<Asked> {
+        let windows = self.shares(window.into());
+        for (member, window) in self.members.iter_mut().zip(windows) {
+            member.tell(&Command::Verify { window: window.max(1) as u32 })?;
+        }
+        self.asked("heartbeats of all")
+    }
+
     pub fn pull(&mut self, count: u64, pace: Pace) -> anyhow::Result<Asked> {
         self.ask("pulls", count, pace, |count, pace| Command::Pull { count, pace })
     }
@@ -199,6 +208,10 @@ impl Fleet {
             };
             member.tell(&command(count, pace))?;
         }
+        self.asked(what)
+    }
+
+    fn asked(&mut self, what: &str) -> anyhow::Result<Asked> {
         let each = self.hear(what, |answer| match answer {
             Answer::Asked(asked) => Some(asked),
             _ => None,

@@ -75,7 +75,8 @@ impl Device for Session {
         let told = |told: Told<'_>| match told {
             Told::Message { payload, .. } => hear(Event::Message { payload }),
             Told::Repeat { .. } => hear(Event::Repeat),
-            Told::Pong | Told::CaughtUp { .. } => hear(Event::Answered),
+            Told::Pong => hear(Event::Answered(Question::Ping)),
+            Told::CaughtUp { .. } => hear(Event::Answered(Question::Pull)),
             Told::Welcomed { .. } => hear(Event::Welcomed),
             Told::Closing(close) => hear(Event::Closing(close.reason.text())),
             Told::Ready | Told::Reset { .. } => {}

@@ -190,7 +190,7 @@ impl Client {
                 }
                 hear(if is_repeat { Event::Repeat } else { Event::Message { payload } });
             }
-            (ToClient::PingResp, Phase::Online) => hear(Event::Answered),
+            (ToClient::PingResp, Phase::Online) => hear(Event::Answered(Question::Ping)),
             _ => return Err(NotMqtt),
         }
         Ok(())
@@ -272,7 +272,7 @@ mod tests {
             (&b"\x30\x07\0\x03allhi"[..], &b""[..], "Message { payload: [104, 105] }"),
             (b"\x32\x09\0\x03all\0\x09hi", b"\x40\x02\0\x09", "Message { payload: [104, 105] }"),
             (b"\x3a\x09\0\x03all\0\x09hi", b"\x40\x02\0\x09", "Repeat"),
-            (b"\xd0\0", b"", "Answered"),
+            (b"\xd0\0", b"", "Answered(Ping)"),
         ] {
             let (out, events, next) = hears(&mut client, bytes, 0);
             assert_eq!(

@@ -11,7 +11,7 @@ use super::control_node::ControlNode;
 use super::print;
 use super::side::Side;
 use super::stage::{BrokerSide, FloorSide, Setting};
-use crate::fleet::command::{Asked, Opened, Pace, Received};
+use crate::fleet::command::{Asked, Opened, Received};
 use crate::fleet::handle::Kind;
 use crate::kernel_memory::{Cache, Slabs};
 use crate::process::{Memory, memory};
@@ -145,7 +145,7 @@ impl Held {
         let opened = stage.connect(connections)?;
         let setup_cpu_ns = (stage.cpu_ns()? - begun_ns) as f64 / f64::from(opened.online);
         announced(stage, opened.online.into())?;
-        let checked = stage.fleet.ping(opened.online.into(), Pace::Window(CHECK_WINDOW))?;
+        let checked = stage.fleet.verify(CHECK_WINDOW)?;
         let full = memory(stage.broker.id())?;
         let kernel = Slabs::settled()?.per_connection(&slabs, opened.online);
         let (idle_from, idle_ns) = (Instant::now(), stage.cpu_ns()?);
@@ -282,7 +282,7 @@ fn of_target(
     let opened = side.open(connections)?;
     let why = || opened.stopped.clone().unwrap_or_default();
     ensure!(opened.ready > 0, "{server}: nobody could connect: {}", why());
-    let checked = side.fleet().ping(opened.ready.into(), Pace::Window(CHECK_WINDOW))?;
+    let checked = side.fleet().verify(CHECK_WINDOW)?;
     let counted = side.fleet().count()?;
     let values = json!({
         "fleet": setting.fleet_name(),

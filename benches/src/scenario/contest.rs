@@ -186,7 +186,7 @@ impl Contest<'_> {
             let opened = one.side.open_all(self.connections)?;
             let cpu_ns = one.side.server_cpu_ns()?;
             let count = u64::from(self.connections);
-            let checked = one.side.fleet().ping(count, Pace::Window(WINDOW))?;
+            let checked = one.side.fleet().verify(WINDOW)?;
             ensure!(
                 checked.answered == count,
                 "{} of {count} heartbeats were answered",
