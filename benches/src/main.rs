@@ -35,6 +35,8 @@ mod control_end;
 
 mod fleet;
 
+mod folder;
+
 mod figure;
 
 mod instructions;
@@ -120,6 +122,9 @@ enum Command {
     /// The server without sessions that the others are compared with
     #[command(hide = true)]
     Bare(bare::Arguments),
+    /// Removes a folder of a run when that ends
+    #[command(hide = true)]
+    Remove(folder::Arguments),
 }
 
 /// A run failed.
@@ -149,6 +154,7 @@ fn main() -> ExitCode {
         Command::Counted(arguments) => instructions::counted(&arguments),
         Command::Fleet(arguments) => fleet::child::run(&arguments),
         Command::Bare(arguments) => bare::run(&arguments),
+        Command::Remove(arguments) => folder::remove(&arguments),
     };
     output.finish();
     match done {

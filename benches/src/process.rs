@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, bail, ensure};
 
 use crate::control_end::link_key_hex;
+use crate::folder::Folder;
 use crate::io;
 use crate::results::plan_hash;
 
@@ -234,31 +235,6 @@ impl Daemon {
 const LOG: &str = "log";
 
 const LAST_WORDS_BYTES: usize = 2_000;
-
-/// A folder that is removed with its owner, in memory where the machine has such.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Of this run, for what has this name.
-    pub fn new(name: &str) -> anyhow::Result<Folder> {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let folder = parent.join(format!("hawser-bench-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        Ok(Folder(folder))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What cannot be removed is in nobody's way: another run has another folder.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A child inherits its starter's processors, so the starter moves there and back.
 fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {

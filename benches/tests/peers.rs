@@ -155,11 +155,7 @@ impl Mosquitto {
     }
 
     fn wait_until_it_listens(&self) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while TcpStream::connect(&self.address).is_err() {
-            assert!(std::time::Instant::now() < deadline, "mosquitto does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        wait_for("mosquitto listens", || TcpStream::connect(&self.address).is_ok());
     }
 }
 
@@ -168,6 +164,35 @@ impl Drop for Mosquitto {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Neither its own folder nor that of a run that was killed before.
+#[test]
+fn no_folder_remains_of_a_run_that_is_killed() {
+    let mut ended = Command::new("true").spawn().expect("it starts");
+    ended.wait().expect("it is ours");
+    let memory = Path::new("/dev/shm");
+    let left = memory.join(format!("hawser-bench-{}-mosquitto", ended.id()));
+    std::fs::create_dir_all(&left).expect("a folder");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_hawser-bench"))
+        .args("peers --servers mosquitto --connections 500 --no-record".split(' '))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let log = memory.join(format!("hawser-bench-{}-mosquitto/log", run.id()));
+    wait_for("the server's log", || log.exists());
+    assert!(!left.exists(), "{} is of a run that is over", left.display());
+    run.kill().expect("it is ours");
+    run.wait().expect("it is ours");
+    wait_for("the end of its folder", || !log.parent().expect("a folder").exists());
+}
+
+fn wait_for(what: &str, is_there: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !is_there() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::process::{Daemon, Folder};
+use crate::folder::Folder;
+use crate::process::Daemon;
 use crate::scenario::stage::processors;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -119,7 +120,7 @@ pub struct Peer {
 impl Peer {
     pub fn start(name: Name, program: &Path) -> anyhow::Result<Peer> {
         let version = name.version(program)?;
-        let folder = Folder::new(name.program())?;
+        let folder = Folder::in_memory(name.program())?;
         // A port that was free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = name.config(address, folder.path());

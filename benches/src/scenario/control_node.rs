@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::stage::processors;
 use crate::control_end::link_key_hex;
+use crate::folder::Folder;
 use crate::process::{Server, sibling};
 use crate::tickets::{APP_NAME, Issuer};
 
@@ -33,26 +34,15 @@ pub struct ControlNode {
     _folder: Folder,
 }
 
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // The system cleans its temporary folder too.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 impl ControlNode {
     /// Starts a node and registers the benchmark's app with it.
     pub fn start() -> anyhow::Result<ControlNode> {
         let (binary, hawser) = (sibling(None, "hawser-control")?, sibling(None, "hawser")?);
-        let path = std::env::temp_dir().join(format!("hawser-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        let folder = Folder(path);
+        let folder = Folder::on_disk("control")?;
         let mut command = Command::new(binary);
         command.env("HAWSER_LINK_KEY", link_key_hex()).env("HAWSER_ADMIN_KEY", OPERATOR_KEY);
         for setting in [
-            format!("data_dir={}", folder.0.display()),
+            format!("data_dir={}", folder.path().display()),
             "listen_api=127.0.0.1:0".to_owned(),
             "listen_link=127.0.0.1:0".to_owned(),
             "log=warn".to_owned(),
