@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use scenario::questions::{self, What};
+use scenario::questions;
 
 mod bare;
 
@@ -140,8 +140,8 @@ fn main() -> ExitCode {
         Command::Connections(arguments) => scenario::connections::run(&arguments, &output),
         Command::Fanout(arguments) => scenario::fanout::run(&arguments, &output),
         Command::Push(arguments) => scenario::push::run(&arguments, &output),
-        Command::Heartbeat(arguments) => questions::run(What::Heartbeat, &arguments, &output),
-        Command::Uplink(arguments) => questions::run(What::Uplink, &arguments, &output),
+        Command::Heartbeat(arguments) => questions::heartbeat(&arguments, &output),
+        Command::Uplink(arguments) => questions::uplink(&arguments, &output),
         Command::Storm(arguments) => scenario::storm::storm(&arguments, &output),
         Command::Churn(arguments) => scenario::storm::churn(&arguments, &output),
         Command::Slow(arguments) => scenario::storm::slow(&arguments, &output),

@@ -63,7 +63,7 @@ fn every_scenario_says_what_it_promises() {
     for (line, promised) in [
         (
             "fanout --connections 500 --rounds 2 --floor",
-            &["rate", "floor_rate", "ratio_to_floor", "cpu_ns_per_message"][..],
+            &["rate", "floor_rate", "ratio_to_floor", "cpu_ns_per_message", "fleet_cpu_percent"][..],
         ),
         (
             "push --connections 500 --rounds 1 --seconds 1 --rate 2000 --floor",
@@ -75,7 +75,7 @@ fn every_scenario_says_what_it_promises() {
         ),
         (
             "uplink --connections 500 --rounds 1 --seconds 1 --rate 2000 --floor",
-            &["rate", "floor_rate", "ratio_to_floor", "p99_us", "floor_p99_us", "cpu_percent"],
+            &["rate", "floor_rate", "floor_p99_us", "cpu_percent", "paced_fleet_cpu_percent"],
         ),
         (
             "connections --connections 500 --idle-s 0 --floor",

@@ -14,7 +14,7 @@ use super::listener::Listener;
 use super::sockets::PER_PROCESS;
 use super::tun::Wire;
 use crate::mqtt::packet::Qos;
-use crate::process::{Helper, Owned};
+use crate::process::{Helper, Owned, cpu_ns};
 use crate::progress::Progress;
 use crate::tickets::{Issuer, Signing};
 
@@ -77,7 +77,7 @@ pub struct Fleet {
 
 struct Member {
     /// Ended with its owner.
-    _process: Owned,
+    process: Owned,
     stdin: ChildStdin,
     listener: Listener,
     devices: u32,
@@ -134,7 +134,7 @@ impl Fleet {
             arguments.extend(plan.topic.map(|topic| format!("--topic={topic}")));
             let (process, stdin, stdout) = Helper::start(&arguments, processor)?.apart();
             let listener = Listener::new(stdout);
-            members.push(Member { _process: process, stdin, listener, devices });
+            members.push(Member { process, stdin, listener, devices });
             first += devices;
         }
         let mut fleet = Fleet { members };
@@ -326,6 +326,11 @@ impl Fleet {
             add_named(&mut sum.net, one.net);
             sum
         }))
+    }
+
+    /// Processor time of its processes until now, in nanoseconds.
+    pub fn cpu_ns(&self) -> anyhow::Result<u64> {
+        self.members.iter().map(|member| cpu_ns(member.process.id())).sum()
     }
 
     fn armed(&mut self) -> anyhow::Result<()> {

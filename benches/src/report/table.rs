@@ -48,6 +48,11 @@ const CPU: Column =
 const FLOOR_RATE: Column = column("floor_rate", "floor rate", "rate of the floor in the same run");
 const RATIO: Column = column("ratio_to_floor", "of the floor", "rate as a share of the floor's");
 const FLOOR_P99: Column = column("floor_p99_us", "floor p99", "p99 of the floor in the same run");
+const BOUND: Column = column(
+    "bound_by",
+    "bound by",
+    "`fleet` where the devices' processor was full and the server's was not: the server could do more",
+);
 const RATE: Column = column("rate", "rate", "messages in a second");
 
 /// What latencies at a rate have in common.
@@ -66,6 +71,7 @@ const AT_RATE: &[Column] = &[
     column("floor_p999_us", "floor p99.9", "p99.9 of the floor in the same run"),
     FLOOR_RATE,
     RATIO,
+    BOUND,
     CPU,
 ];
 
@@ -131,6 +137,7 @@ pub const SECTIONS: &[Section] = &[
             RATE,
             FLOOR_RATE,
             RATIO,
+            BOUND,
             CPU,
             column(
                 "floor_cpu_ns_per_message",

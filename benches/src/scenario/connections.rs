@@ -143,14 +143,15 @@ impl Held {
         let (empty, free_before) = (memory(stage.broker.id())?, free_bytes()?);
         let begun_ns = stage.cpu_ns()?;
         let opened = stage.connect(connections)?;
-        let setup_cpu_ns = (stage.cpu_ns()? - begun_ns) as f64 / f64::from(opened.online);
+        let setup_cpu_ns =
+            stage.cpu_ns()?.saturating_sub(begun_ns) as f64 / f64::from(opened.online);
         announced(stage, opened.online.into())?;
         let checked = stage.fleet.verify(CHECK_WINDOW)?;
         let full = memory(stage.broker.id())?;
         let kernel = Slabs::settled()?.per_connection(&slabs, opened.online);
         let (idle_from, idle_ns) = (Instant::now(), stage.cpu_ns()?);
         std::thread::sleep(Duration::from_secs(arguments.idle_s));
-        let idle_ns = stage.cpu_ns()? - idle_ns;
+        let idle_ns = stage.cpu_ns()?.saturating_sub(idle_ns);
         let idle_percent = 100.0 * idle_ns as f64 / idle_from.elapsed().as_nanos() as f64;
         let free = free_bytes()?;
         Ok(Held {
@@ -258,7 +259,7 @@ fn put_floor(setting: &Setting, connections: u32, values: &mut Value) -> anyhow:
     let opened = floor.open_all(connections)?;
     let per = |bytes: f64| json!((bytes / f64::from(connections)).round());
     values["floor_setup_per_s"] = json!((f64::from(connections) / opened.seconds).round());
-    values["floor_setup_cpu_ns"] = per((floor.cpu_ns()? - begun_ns) as f64);
+    values["floor_setup_cpu_ns"] = per(floor.cpu_ns()?.saturating_sub(begun_ns) as f64);
     let grown = memory(floor.id())?.resident.saturating_sub(empty);
     values["floor_user_bytes_per_conn"] = per(grown as f64);
     let kernel = Slabs::settled()?.per_connection(&slabs, connections);

@@ -107,7 +107,7 @@ impl Marks {
         self.rates.push(one.rate);
         self.cpu_ns.extend(one.cpu_ns);
         self.sent += one.sent;
-        self.received += one.received.messages;
+        self.received += one.arrived;
     }
 
     fn rate(&self) -> Spread {
@@ -205,7 +205,8 @@ impl Contest<'_> {
                 one.told.push(("memory", format!("{} a connection", Unit::Bytes.text(user))));
             }
             if let Some((after, before)) = cpu_ns.zip(cpu_before_ns) {
-                values["setup_cpu_ns"] = json!(((after - before) as f64 / count as f64).round());
+                values["setup_cpu_ns"] =
+                    json!((after.saturating_sub(before) as f64 / count as f64).round());
             }
             let rate = count as f64 / opened.seconds;
             one.told.push(("set-up", Unit::PerSecond.text(rate)));
@@ -227,8 +228,8 @@ impl Contest<'_> {
             let asked = one.side.fleet().ping(count, Pace::Window(WINDOW))?;
             ensure!(asked.answered == count, "{} of {count} were answered", asked.answered);
             one.marks.rates.push(asked.answered as f64 / asked.seconds);
-            let used_ns =
-                one.side.server_cpu_ns()?.zip(before_ns).map(|(after, before)| after - before);
+            let used_ns = one.side.server_cpu_ns()?.zip(before_ns);
+            let used_ns = used_ns.map(|(after, before)| after.saturating_sub(before));
             one.marks.cpu_ns.extend(used_ns.map(|ns| ns as f64 / count as f64));
             Ok(())
         });
@@ -338,7 +339,7 @@ impl Contest<'_> {
         values["highest_lost"] = json!(one.marks.sent - one.marks.received);
         values["rate"] = json!(rate);
         values["sent"] = json!(steady.sent);
-        values["received"] = json!(steady.received.messages);
+        values["received"] = json!(steady.arrived);
         steady.put("", &mut values);
         if !is_own {
             values["load"] = json!(format!("{} at the same rate", Load::P2p.name()));
@@ -371,7 +372,7 @@ impl Contest<'_> {
             values["payload_bytes"] = json!(self.length.payload);
             values["messages_per_s"] = json!(self.rate);
             values["sent"] = json!(sent);
-            values["received"] = json!(steady.received.messages);
+            values["received"] = json!(steady.arrived);
             one.marks.take(&steady);
             put_cpu(one, &mut values, "message");
             steady.put("", &mut values);
@@ -462,7 +463,7 @@ fn put_cpu(one: &mut Contender, values: &mut Value, what: &'static str) {
 
 fn tell_latency(steady: &Measured, one: &mut Contender) {
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-        if let Some(us) = steady.received.latency.at_us(quantile) {
+        if let Some(us) = steady.latency.at_us(quantile) {
             one.told.push((name, Unit::Microseconds.text(us)));
         }
     }

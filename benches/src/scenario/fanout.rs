@@ -3,11 +3,13 @@
 use anyhow::ensure;
 use serde_json::json;
 
+use super::pair::Pair;
 use super::print;
-use super::side::{Measured, Side, one_to_all};
+use super::rates::put_effort;
+use super::side::{Side, one_to_all};
 use super::stage::{FloorSide, Setting};
 use crate::results::Output;
-use crate::spread::{Spread, median};
+use crate::spread::Spread;
 
 pub const METHOD: &str = "\
 How it is measured:
@@ -19,7 +21,8 @@ How it is measured:
   Broker: the control end inside this program writes one group entry to the shard's link. Bare: a line
   on its standard input. The frames on the wire are the same bytes; devices acknowledge each, on both
   sides. The rate is the number of devices over the time from that write to the last device's
-  receipt. A message that does not arrive is an error.
+  receipt. A message that does not arrive is an error. bound_by fleet: the processor of the fleet and
+  the control end was full (fleet_cpu_percent, control_cpu_percent) and the server's was not.
 
 Examples:
   hawser-bench fanout --connections 1000000 --floor
@@ -58,44 +61,28 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     );
     let both = arguments.floor && setting.fits(connections, 2)?;
     setting.enter(connections.saturating_mul(1 + u32::from(both)))?;
-    let mut side = setting.side(connections)?;
-    side.open_all(connections)?;
-    let plan_hash = side.plan_hash().map(str::to_owned);
-    let name = side.name().to_owned();
+    let mut pair = Pair::start(setting, connections, both)?;
+    let plan_hash = pair.side.plan_hash().map(str::to_owned);
+    let name = pair.side.name().to_owned();
     let one = |side: &mut dyn Side| one_to_all(side, connections, &payload, QUIET_MS)?.whole(side);
-    let mut through = Vec::new();
-    let mut bare = Vec::new();
+    let (mut through, mut bare) = (Vec::new(), Vec::new());
     // Each once without counting: code, caches and buffers.
-    one(&mut *side)?;
-    if both {
+    pair.each(0, one)?;
+    for round in 0..*rounds as usize {
+        let (own, floor) = pair.each(round, one)?;
+        through.push(own);
+        bare.extend(floor);
+    }
+    drop(pair);
+    if arguments.floor && !both {
         let mut floor = FloorSide::start(setting, connections)?;
         floor.open_all(connections)?;
         one(&mut floor)?;
-        for round in 0..*rounds {
-            if round % 2 == 0 {
-                bare.push(one(&mut floor)?);
-            }
-            through.push(one(&mut *side)?);
-            if round % 2 == 1 {
-                bare.push(one(&mut floor)?);
-            }
-        }
-    } else {
         for _ in 0..*rounds {
-            through.push(one(&mut *side)?);
-        }
-        drop(side);
-        if arguments.floor {
-            let mut floor = FloorSide::start(setting, connections)?;
-            floor.open_all(connections)?;
-            one(&mut floor)?;
-            for _ in 0..*rounds {
-                bare.push(one(&mut floor)?);
-            }
+            bare.push(one(&mut floor)?);
         }
     }
     let rate = Spread::of(through.iter().map(|one| one.rate));
-    let cpu_ns = |measured: &[Measured]| median(measured.iter().filter_map(|one| one.cpu_ns));
     let mut values = json!({
         "fleet": setting.fleet_name(),
         "server": name,
@@ -106,18 +93,15 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
         "rate_quartiles": [rate.low.round(), rate.high.round()],
         "seconds": f64::from(connections) / rate.median,
     });
-    if let Some(cpu_ns) = cpu_ns(&through) {
-        values["cpu_ns_per_message"] = json!(cpu_ns.round());
-    }
+    put_effort("", &through, &mut values);
     if !bare.is_empty() {
         let floor_rate = Spread::of(bare.iter().map(|one| one.rate));
         let ratio =
             Spread::of(through.iter().zip(&bare).map(|(through, bare)| through.rate / bare.rate));
-        let floor_cpu = cpu_ns(&bare).unwrap_or(f64::NAN);
         values["floor_rate"] = json!(floor_rate.median.round());
         values["ratio_to_floor"] = json!(ratio.median);
         values["ratio_quartiles"] = json!([ratio.low, ratio.high]);
-        values["floor_cpu_ns_per_message"] = json!(floor_cpu.round());
+        put_effort("floor_", &bare, &mut values);
         values["interleaved"] = json!(both);
     }
     let scenario = format!("{connections} over {}", setting.fleet_name());

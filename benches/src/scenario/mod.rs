@@ -1,11 +1,14 @@
 //! Scenarios: what is done to a server with a fleet, and what is measured meanwhile.
 
+mod busy;
 pub mod connections;
 pub mod contest;
 mod control_node;
 pub mod fanout;
+mod pair;
 pub mod push;
 pub mod questions;
+mod rates;
 pub mod side;
 pub mod stage;
 pub mod storm;

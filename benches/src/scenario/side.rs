@@ -3,8 +3,10 @@
 use anyhow::{bail, ensure};
 use serde_json::{Value, json};
 
-use crate::fleet::command::{Opened, Received};
+use super::busy::{Busy, Clocks};
+use crate::fleet::command::Opened;
 use crate::fleet::handle::Fleet;
+use crate::fleet::latency::Latency;
 use crate::io::monotonic_ns;
 use crate::process::{cpu_ns, memory};
 
@@ -60,17 +62,19 @@ pub trait Side {
 /// What arrived of what was sent.
 pub struct Measured {
     pub sent: u64,
+    pub arrived: u64,
     /// Of those that arrived, from the first's sending to the last's arrival.
     pub rate: f64,
     /// Of the server, for each message sent.
     pub cpu_ns: Option<f64>,
-    pub received: Received,
+    pub busy: Busy,
+    pub latency: Latency,
 }
 
 impl Measured {
     /// That all have arrived.
     pub fn whole(self, side: &mut dyn Side) -> anyhow::Result<Measured> {
-        let (messages, sent) = (self.received.messages, self.sent);
+        let (messages, sent) = (self.arrived, self.sent);
         if messages != sent {
             let net = side.fleet().count()?.net;
             let name = side.name();
@@ -82,7 +86,7 @@ impl Measured {
     /// The rate that was reached and the latencies, each with a prefix to its name.
     pub fn put(&self, prefix: &str, values: &mut Value) {
         values[format!("{prefix}rate_reached")] = json!(self.rate.round());
-        self.received.latency.put(prefix, values);
+        self.latency.put(prefix, values);
     }
 }
 
@@ -116,18 +120,21 @@ pub fn measured(
     send: impl FnOnce(&mut dyn Side) -> anyhow::Result<()>,
     end: impl FnOnce(&mut dyn Side) -> anyhow::Result<()>,
 ) -> anyhow::Result<Measured> {
-    let before_ns = side.server_cpu_ns()?;
+    let before = Clocks::read(side)?;
     side.fleet().expect(sent, quiet_ms)?;
     let begun_ns = monotonic_ns();
     send(side)?;
     let received = side.fleet().received()?;
+    let arrived_at = Clocks::read(side)?;
     end(side)?;
-    let used_ns = side.server_cpu_ns()?.zip(before_ns).map(|(after, before)| after - before);
+    let used_ns = Clocks::read(side)?.server_ns_since(&before);
     let seconds = received.last_ns.saturating_sub(begun_ns).max(1) as f64 / 1e9;
     Ok(Measured {
         sent,
         rate: received.messages as f64 / seconds,
         cpu_ns: used_ns.map(|ns| ns as f64 / sent as f64),
-        received,
+        arrived: received.messages,
+        busy: arrived_at.since(&before),
+        latency: received.latency,
     })
 }

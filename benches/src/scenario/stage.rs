@@ -200,7 +200,18 @@ impl Setting {
     }
 
     fn fleet(&self, server: SocketAddr, devices: u32, issuer: Issuer) -> anyhow::Result<Fleet> {
-        let plan = Plan {
+        let plan = self.plan(server, devices, issuer)?;
+        Fleet::start(&plan, processors()?.1).context("the fleet")
+    }
+
+    /// Of a fleet that speaks with a server of this machine.
+    pub fn plan(
+        &self,
+        server: SocketAddr,
+        devices: u32,
+        issuer: Issuer,
+    ) -> anyhow::Result<Plan<'static>> {
+        Ok(Plan {
             kind: self.fleet,
             speech: Speech::default(),
             server,
@@ -211,8 +222,7 @@ impl Setting {
             topic: None,
             up: self.up,
             down: self.down,
-        };
-        Fleet::start(&plan, processors()?.1).context("the fleet")
+        })
     }
 
     /// Where the server of a side listens.

@@ -16,7 +16,7 @@ use crate::fleet::tun::{DEVICES_MAX, Wire};
 use crate::mqtt::ALL;
 use crate::mqtt::publisher::Publisher;
 use crate::process::Daemon;
-use crate::tickets::{Issuer, Signing};
+use crate::tickets::Issuer;
 
 /// How long a server may take to answer the first words of a publisher.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,18 +82,9 @@ impl TargetSide {
                 Publisher::connect(server, &id, speech.qos(), PATIENCE)
             })
             .collect::<anyhow::Result<Vec<Publisher>>>()?;
-        let plan = Plan {
-            kind: Kind::Sockets,
-            speech,
-            server,
-            server_cpu: processors()?.0,
-            devices: connections,
-            tickets: Signing::Hmac,
-            issuer: Issuer::default(),
-            topic: None,
-            up: Wire::default(),
-            down: Wire::default(),
-        };
+        let (kind, wire) = (Kind::Sockets, Wire::default());
+        let plan = setting.plan(server, connections, Issuer::default())?;
+        let plan = Plan { kind, speech, up: wire, down: wire, ..plan };
         let fleet = Fleet::start(&plan, processors()?.1).context("the fleet")?;
         Ok(TargetSide {
             fleet,
