@@ -107,6 +107,20 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
             "`hawser-bench peers --floor`",
             servers_p99(rows, true),
         ),
+        place(
+            None,
+            "runtimes-memory.svg",
+            "user memory of a connection on different runtimes",
+            "`hawser-bench runtimes`",
+            runtimes_memory(rows),
+        ),
+        place(
+            None,
+            "runtimes-cpu.svg",
+            "processor time of a message on different runtimes",
+            "`hawser-bench runtimes`",
+            runtimes_cpu(rows),
+        ),
     ]
 }
 
@@ -222,16 +236,50 @@ fn latency(rows: &[Row], benchmark: &str, title: &str) -> Option<Picture> {
     )
 }
 
-fn servers_memory(rows: &[Row]) -> Option<Picture> {
+fn memory_ranking(rows: &[Row], among: Among) -> Option<Ranking<'_>> {
     let memory = |row: &Row, _: &[&Row]| row.number("user_bytes_per_conn").filter(|&one| one > 0.0);
-    let mut ranking = ranking(rows, "connections", memory)?;
+    let mut ranking = ranking(rows, among, "connections", memory)?;
     ranking.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let axis =
-        axis("user memory for each connection, logarithmic", Unit::Bytes, Scale::Logarithmic);
+    Some(ranking)
+}
+
+fn memory_axis() -> Axis {
+    axis("user memory for each connection, logarithmic", Unit::Bytes, Scale::Logarithmic)
+}
+
+fn runtimes_memory(rows: &[Row]) -> Option<Picture> {
+    let ranking = memory_ranking(rows, Among::Runtimes)?;
+    bars(
+        "The same server on different runtimes: user memory of an idle connection",
+        memory_axis(),
+        &ranking,
+        &of_run(&ranking),
+        "Shorter is better. All speak hawser's protocol and do nothing else; `bare` is a loop on \
+         io_uring without a runtime, as the broker is. What the kernel holds comes on top.",
+    )
+}
+
+fn runtimes_cpu(rows: &[Row]) -> Option<Picture> {
+    let cpu = |row: &Row, _: &[&Row]| row.number("cpu_ns_per_message").filter(|&one| one > 0.0);
+    let mut ranking = ranking(rows, Among::Runtimes, "heartbeat", cpu)?;
+    ranking.sort_by(|a, b| a.1.total_cmp(&b.1));
+    bars(
+        "The same server on different runtimes: processor time of a message",
+        axis("processor time, kernel included", Unit::Nanoseconds, Scale::Linear),
+        &ranking,
+        &of_run(&ranking),
+        "Shorter is better. A message is a heartbeat that is read and answered, at the highest \
+         rate of each.",
+    )
+}
+
+fn servers_memory(rows: &[Row]) -> Option<Picture> {
+    let ranking = memory_ranking(rows, Among::Brokers)?;
     bars(
         "User memory of an idle connection",
-        axis,
+        memory_axis(),
         &ranking,
+        &of_run(&ranking),
         "Shorter is better; each line to the right is a multiple, not a step. What the kernel \
          holds for a connection comes on top.",
     )
@@ -245,12 +293,13 @@ fn servers_fanout(rows: &[Row]) -> Option<Picture> {
         };
         Some(100.0 * row.number("ratio_to_floor").or_else(floor)?)
     };
-    let mut ranking = ranking(rows, "fanout", share)?;
+    let mut ranking = ranking(rows, Among::Brokers, "fanout", share)?;
     ranking.sort_by(|a, b| b.1.total_cmp(&a.1));
     bars(
         "One message to all devices: rate as a share of a bare loop's",
         axis("percent of the bare loop's rate", Unit::Percent, Scale::Linear),
         &ranking,
+        &of_run(&ranking),
         "Longer is better. 100 % is a loop that does nothing but send the same bytes to the same \
          sockets, in the same run.",
     )
@@ -262,7 +311,7 @@ fn servers_p99(rows: &[Row], is_own: bool) -> Option<Picture> {
         let p99_us = row.number("p99_us").filter(|&one| one > 0.0);
         p99_us.filter(|_| row.number(SHARE).is_some() == is_own)
     };
-    let mut ranking = ranking(rows, "push", p99)?;
+    let mut ranking = ranking(rows, Among::Brokers, "push", p99)?;
     ranking.sort_by(|a, b| a.1.total_cmp(&b.1));
     bars(
         match is_own {
@@ -271,6 +320,7 @@ fn servers_p99(rows: &[Row], is_own: bool) -> Option<Picture> {
         },
         axis("latency, logarithmic", Unit::Microseconds, Scale::Logarithmic),
         &ranking,
+        &at_rate(&ranking),
         "Shorter is better: one message in a hundred takes longer than this.",
     )
 }
@@ -329,10 +379,25 @@ fn curve(row: &Row) -> Vec<(f64, f64)> {
     pairs.into_iter().flatten().filter_map(pair).collect()
 }
 
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Among {
+    Brokers,
+    /// The bare server on each: `hawser-bench runtimes`.
+    Runtimes,
+}
+
+impl Among {
+    fn has(self, row: &Row) -> bool {
+        row.word("run").starts_with("runtimes") == (self == Among::Runtimes)
+    }
+}
+
 /// The servers of the latest run that has ours and at least one more, at one size, with a figure of
 /// each.
 fn ranking<'a>(
     rows: &'a [Row],
+    among: Among,
     benchmark: &str,
     figure: impl Fn(&Row, &[&Row]) -> Option<f64>,
 ) -> Option<Ranking<'a>> {
@@ -341,7 +406,7 @@ fn ranking<'a>(
         (count("connections"), row.offered_rate(), count(SHARE), count("payload_bytes"))
     };
     let mut groups: BTreeMap<_, BTreeMap<&str, &Row>> = BTreeMap::new();
-    let in_runs = of(rows, benchmark).filter(|row| !row.word("run").is_empty());
+    let in_runs = of(rows, benchmark).filter(|row| !row.word("run").is_empty() && among.has(row));
     for row in in_runs {
         let server = if row.is_ours() { OURS } else { row.word("server") };
         groups.entry((row.word("run"), machine(row), size(row))).or_default().insert(server, row);
@@ -359,7 +424,33 @@ fn ranking<'a>(
     Some(best)
 }
 
-fn bars(title: &str, axis: Axis, ranking: &Ranking<'_>, caption: &'static str) -> Option<Picture> {
+/// The size and the run of what is compared.
+fn of_run(ranking: &Ranking<'_>) -> String {
+    let Some((first, _)) = ranking.first() else { return String::new() };
+    let connections = Unit::Count.text(first.number("connections").unwrap_or(0.0));
+    format!("{connections} connections, run {}", first.word("run"))
+}
+
+/// The same with the rate at which latencies were taken.
+fn at_rate(ranking: &Ranking<'_>) -> String {
+    let about = of_run(ranking);
+    let Some((first, _)) = ranking.first() else { return about };
+    match first.number(SHARE) {
+        Some(share) => format!("each at {share} % of its highest rate, {about}"),
+        None if first.offered_rate() > 0 => {
+            format!("{} messages/s, {about}", Unit::Count.text(first.offered_rate() as f64))
+        }
+        None => about,
+    }
+}
+
+fn bars(
+    title: &str,
+    axis: Axis,
+    ranking: &Ranking<'_>,
+    about: &str,
+    caption: &'static str,
+) -> Option<Picture> {
     let rows: Vec<&Row> = ranking.iter().map(|(row, _)| *row).collect();
     let bars = ranking.iter().map(|&(row, value)| Bar {
         name: if row.is_ours() { OURS.to_owned() } else { row.word("server").to_owned() },
@@ -370,19 +461,8 @@ fn bars(title: &str, axis: Axis, ranking: &Ranking<'_>, caption: &'static str) -
             _ => Colour::Grey,
         },
     });
-    let first = rows.first()?;
-    let mut about = format!(
-        "{} connections, run {}",
-        Unit::Count.text(first.number("connections").unwrap_or(0.0)),
-        first.word("run")
-    );
-    if let Some(share) = first.number(SHARE) {
-        about = format!("each at {share} % of its highest rate, {about}");
-    } else if first.offered_rate() > 0 {
-        about = format!("{} messages/s, {about}", Unit::Count.text(first.offered_rate() as f64));
-    }
     let bars =
-        Bars { title: title.to_owned(), note: note(&rows, &about), axis, bars: bars.collect() };
+        Bars { title: title.to_owned(), note: note(&rows, about), axis, bars: bars.collect() };
     Some(Picture { caption, svg: bars.svg() })
 }
 
