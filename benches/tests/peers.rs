@@ -67,8 +67,10 @@ fn mosquitto_beside_hawser_and_the_floor() {
         "peers",
         &format!("peers --servers hawser,mosquitto --floor --connections {DEVICES} {SHORT}"),
     );
-    let (connections, fanout, push) =
+    let (connections, fanout, mut push) =
         (run.rows("connections"), run.rows("fanout"), run.rows("push"));
+    // Besides, there are those that had the same rate, if it was not too high for them.
+    push.retain(|row| row["load"] == "p2p");
     for rows in [&connections, &fanout, &push] {
         let names: Vec<&str> = rows.iter().map(server).collect();
         assert_eq!(names[..2], ["bare", "hawser"]);
