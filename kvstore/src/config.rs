@@ -29,6 +29,7 @@ pub struct Config {
     pub watched_keys_max: usize,
     pub waiting_keys_max: usize,
     pub queue_jobs_max: usize,
+    pub durability: Durability,
     pub log_segment_mib: u64,
     pub cache_mib: usize,
     pub memtable_mib: usize,
@@ -53,11 +54,25 @@ impl Default for Config {
             watched_keys_max: 1024,
             waiting_keys_max: 1 << 20,
             queue_jobs_max: 1024,
+            durability: Durability::Always,
             log_segment_mib: 64,
             cache_mib: 128,
             memtable_mib: 64,
         }
     }
+}
+
+/// What an answered write has survived. Whatever it is, a write that was answered survives a crash of
+/// the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// A power cut: it is answered after it is on the disk.
+    Always,
+    /// A power cut after a second.
+    EverySec,
+    /// Nothing more: the kernel writes it when it likes.
+    None,
 }
 
 /// Each text says what to change.

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -39,6 +39,9 @@ struct Options {
     /// Address for /metrics and /health
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
+    /// Give up what a damaged file of the write log holds from a byte on, and the files after it, and exit
+    #[arg(long, value_name = "FILE@BYTE")]
+    cut_log: Option<String>,
     /// Check the settings and exit
     #[arg(long)]
     check_config: bool,
@@ -61,6 +64,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
+    if let Some(place) = &options.cut_log {
+        return cut_log(place);
+    }
     let config = configured(&options)?;
     if options.print_config {
         print!("{}", config.printed());
@@ -95,6 +101,20 @@ fn run(options: Options) -> anyhow::Result<()> {
         server.stop().await;
         Ok(())
     })
+}
+
+fn cut_log(place: &str) -> anyhow::Result<()> {
+    let parts = place.rsplit_once('@').and_then(|(file, byte)| Some((file, byte.parse().ok()?)));
+    let (file, byte) = parts.context("--cut-log needs FILE@BYTE, as the error message has it")?;
+    for cut in Server::cut_log(Path::new(file), byte)? {
+        println!(
+            "{}: {} bytes given up from byte {} on",
+            cut.path.display(),
+            cut.bytes,
+            cut.offset
+        );
+    }
+    Ok(())
 }
 
 fn configured(options: &Options) -> anyhow::Result<Config> {

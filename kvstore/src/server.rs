@@ -20,16 +20,16 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Durability};
 use crate::connection::{Connection, Socket};
 use crate::metrics::Snapshot;
 use crate::session::Session;
 use crate::shared::{Shared, Stopped};
-use crate::store::checkpoint;
 use crate::store::database::{Database, StoreError, database_dir};
 use crate::store::log::{self, Log};
 use crate::store::waiters::Waiters;
 use crate::store::writer::{Job, Writer};
+use crate::store::{checkpoint, everysec};
 
 /// How long connections get to finish what they sent when the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -48,6 +48,8 @@ pub enum StartError {
     Dir { dir: PathBuf, error: String },
     #[error("{} is in use by another process; stop it or set `dir` to another directory", dir.display())]
     InUse { dir: PathBuf },
+    #[error("{} is no file of a write log; name one as the error message does, DIR/log/NUMBER.log", file.display())]
+    NoLog { file: PathBuf },
     #[error("write log: {0}")]
     Log(#[from] log::OpenError),
     #[error("cannot apply the write log: {0}")]
@@ -126,6 +128,20 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Gives up what a file of a write log holds from a byte on, and the files after it. The database it
+    /// belongs to is opened meanwhile, so that nobody else has it.
+    pub fn cut_log(file: &Path, byte: u64) -> Result<Vec<log::Cut>, StartError> {
+        let path = file.canonicalize().unwrap_or_default();
+        let dir = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+        if log_dir(dir).as_path() != path.parent().unwrap_or(dir) || !database_dir(dir).is_dir() {
+            return Err(StartError::NoLog { file: file.to_path_buf() });
+        }
+        let _database = open_database(&Config { dir: dir.into(), ..Config::default() })?;
+        Ok(log::cut_off(&path, byte)?)
+    }
+}
+
 impl Handle {
     /// Where it listens, with the real port.
     pub fn address(&self) -> Option<SocketAddr> {
@@ -187,18 +203,23 @@ fn log_dir(dir: &Path) -> PathBuf {
     dir.join("log")
 }
 
-fn open(config: &Config) -> Result<(Database, Log), StartError> {
+fn open_database(config: &Config) -> Result<Database, StartError> {
     let dir = &config.dir;
     let unusable = |error: String| StartError::Dir { dir: dir.clone(), error };
     std::fs::create_dir_all(dir).map_err(|error| unusable(error.to_string()))?;
-    let database =
-        Database::open(&database_dir(dir), config.cache_mib << 20, config.memtable_mib << 20)
-            .map_err(|error| match error.to_string() {
-                text if text.contains("LOCK:") || text.contains("lock hold by") => {
-                    StartError::InUse { dir: dir.clone() }
-                }
-                text => unusable(text),
-            })?;
+    Database::open(&database_dir(dir), config.cache_mib << 20, config.memtable_mib << 20).map_err(
+        |error| match error.to_string() {
+            text if text.contains("LOCK:") || text.contains("lock hold by") => {
+                StartError::InUse { dir: dir.clone() }
+            }
+            text => unusable(text),
+        },
+    )
+}
+
+fn open(config: &Config) -> Result<(Database, Log), StartError> {
+    let dir = &config.dir;
+    let database = open_database(config)?;
     let applied = database.applied().map_err(StartError::Replay)?;
     let log_dir = log_dir(dir);
     let mut replayed = 0u64;
@@ -223,7 +244,8 @@ fn start_threads(
     log: Log,
     jobs: mpsc::Receiver<Job>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let cleaner = log.cleaner();
+    let (cleaner, syncer) = (log.cleaner(), log.syncer());
+    let (running, writing) = std::sync::mpsc::channel();
     let (checkpoint, wanted) = std::sync::mpsc::sync_channel(1);
     let writer = Writer {
         shared: shared.clone(),
@@ -233,12 +255,20 @@ fn start_threads(
         unapplied: None,
         waiters: Waiters::default(),
     };
-    let shared = shared.clone();
+    let (flushing, syncing) = (shared.clone(), shared.clone());
     let named = |name: &str| std::thread::Builder::new().name(name.to_string());
-    Ok(vec![
-        named("hawser-kv-write").spawn(move || writer.run())?,
-        named("hawser-kv-flush").spawn(move || checkpoint::run(shared, cleaner, wanted))?,
-    ])
+    let mut threads = vec![
+        named("hawser-kv-write").spawn(move || {
+            writer.run();
+            drop::<std::sync::mpsc::Sender<()>>(running);
+        })?,
+        named("hawser-kv-flush").spawn(move || checkpoint::run(flushing, cleaner, wanted))?,
+    ];
+    if shared.config.durability == Durability::EverySec {
+        let sync = move || everysec::run(syncing, syncer, writing);
+        threads.push(named("hawser-kv-sync").spawn(sync)?);
+    }
+    Ok(threads)
 }
 
 fn bind_tcp(address: &str, setting: &'static str) -> Result<Option<StdTcpListener>, StartError> {

@@ -1,39 +1,46 @@
-//! The write log: every group of changes, synced before anybody is answered.
+//! The write log: every group of changes, synced before anybody is answered who was promised that.
 //!
 //! ```text
 //! DIR/log/00000000000000000042.log    named after the first sequence in it
-//! segment   "hawserkv-log-v1\n", then records
-//! record    [payload bytes u32][CRC-32C u32 of what follows][sequence u64][payload]   big-endian
+//! segment   "hawserkv-log-v2\n", then records
+//! record    [payload bytes u32][CRC-32C u32 of what follows][sequence u64][synced u64][payload]
 //! ```
 //!
-//! Invariants: sequences are dense across segments; at most the last record of the last segment is
-//! not synced, because a record is written only after the one before it was. So when a record cannot
-//! be read and nothing after it can, it was never answered and is cut ([`Cut`]); when a whole record
-//! follows it, or another segment does, a synced record was damaged and opening fails.
+//! All integers are big-endian. Sequences are dense across segments. `synced` is the last sequence that
+//! was known to be on the disk when the record was written, and a segment is synced before the next one
+//! is made. So a record that cannot be read was promised to somebody exactly if a later record or a later
+//! segment says that it had been synced: then it is damaged, and opening fails with its place. Otherwise
+//! it is the torn end of what was not synced, which is cut with all that follows ([`Cut`]).
 //!
 //! A new segment is made under another name, synced and renamed: so it either does not exist, and the
 //! old one goes on, or everything from its number on is in it. A number in a file's name is therefore
-//! also the end of the segment before it, and what [`Cleaner`] goes by. There is one exception: a file
-//! without records whose numbers are in the segment before it, from a rotation that was given up half
-//! way. It holds nothing, and opening removes it.
+//! also the end of the segment before it, and what [`Cleaner`] goes by. There are two exceptions. A file
+//! without records whose numbers are in the segment before it is from a rotation that was given up half
+//! way; it holds nothing, and opening removes it. And where not everything is synced, a power cut may
+//! leave the database with more than the log: then the log goes on after what the database has.
 //!
 //! A failed write is undone by cutting the segment back, and the log goes on when there is space
 //! again. A failed sync is not: the kernel may have dropped the pages and a second sync would claim
 //! success, so the log refuses everything until the process is started again and has read what is
 //! really there.
+//!
+//! Whoever has to read the log ([`reader`]) pins it, so that nothing is deleted before it was read.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use thiserror::Error;
 
-const MAGIC: &[u8; 16] = b"hawserkv-log-v1\n";
+pub mod reader;
+
+const MAGIC: &[u8; 16] = b"hawserkv-log-v2\n";
 /// What the name of a segment that is being made ends with.
 const UNFINISHED: &str = ".log.tmp";
-const RECORD_HEADER_BYTES: usize = 16;
+const RECORD_HEADER_BYTES: usize = 24;
 
 /// Larger than any group the writer makes; a length above it is damage.
 const PAYLOAD_BYTES_MAX: usize = 1 << 30;
@@ -43,7 +50,11 @@ const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 pub enum OpenError {
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
-    #[error("{}: damaged at byte {offset} ({what}); restore the file from a copy", path.display())]
+    #[error(
+        "{}: damaged at byte {offset} ({what}), before what was synced; restore the file from a copy, or \
+         give up everything from there on with: hawser-kv --cut-log {}@{offset}",
+        path.display(), path.display()
+    )]
     Damaged { path: PathBuf, offset: u64, what: &'static str },
     #[error("{}: starts at sequence {found}, but {wanted} is next; a log file is missing", path.display())]
     Missing { path: PathBuf, wanted: u64, found: u64 },
@@ -74,14 +85,53 @@ pub struct Cut {
 /// The log, open for appending.
 pub struct Log {
     dir: Dir,
-    file: File,
-    /// The number in the name of the segment that is written to.
-    active: Arc<AtomicU64>,
-    /// Bytes of whole, synced records. Everything after is cut before the next write.
+    shared: Arc<State>,
+    /// Bytes of whole records. Everything after is cut before the next write.
     bytes: u64,
     segment_bytes_max: u64,
     next: u64,
-    broken: bool,
+}
+
+/// What the log's own thread shares with those who sync, delete and read.
+struct State {
+    /// The segment that is written to.
+    file: Mutex<Arc<File>>,
+    /// The number in its name.
+    active: AtomicU64,
+    /// The last sequence that was written, and the last one that is known to be on the disk.
+    written: AtomicU64,
+    synced: AtomicU64,
+    /// A sync has failed: nobody knows what is on the disk.
+    broken: AtomicBool,
+    /// What each reader reads next.
+    pins: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl State {
+    fn file(&self) -> Arc<File> {
+        self.file.lock().expect("nothing panics under it").clone()
+    }
+
+    fn pins(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.pins.lock().expect("nothing panics under it")
+    }
+
+    /// Makes durable what was written until now. Syncs of two threads do no harm.
+    fn sync(&self) -> Result<(), AppendError> {
+        let written = self.written.load(SeqCst);
+        if self.broken.load(SeqCst) {
+            return Err(AppendError::Stopped);
+        }
+        if self.synced.load(SeqCst) < written {
+            // A segment is synced before the next one takes its place, so this one holds the rest.
+            if let Err(error) = self.file().sync_data() {
+                self.broken.store(true, SeqCst);
+                return Err(AppendError::Broken(error));
+            }
+            self.synced.fetch_max(written, SeqCst);
+        }
+        Ok(())
+    }
 }
 
 impl Log {
@@ -109,6 +159,10 @@ impl Log {
                 fs::remove_file(path).map_err(|error| io_error(path, error))?;
                 continue;
             }
+            if segment.first > next && segment.first <= applied + 1 {
+                // What is missing is in the database, which had more than was synced of the log.
+                next = segment.first;
+            }
             if segment.first != next {
                 let path = path.clone();
                 return Err(OpenError::Missing { path, wanted: next, found: segment.first }.into());
@@ -132,14 +186,31 @@ impl Log {
             Ok((dir, file))
         });
         let (dir, file) = made.map_err(|error| io_error(dir, error))?;
-        let bytes = MAGIC.len() as u64;
-        let active = Arc::new(AtomicU64::new(next));
-        Ok((Log { dir, file, active, bytes, segment_bytes_max, next, broken: false }, cut))
+        let shared = State {
+            file: Mutex::new(Arc::new(file)),
+            active: AtomicU64::new(next),
+            written: AtomicU64::new(next - 1),
+            synced: AtomicU64::new(next - 1),
+            broken: AtomicBool::new(false),
+            pins: Mutex::default(),
+        };
+        let (bytes, shared) = (MAGIC.len() as u64, Arc::new(shared));
+        Ok((Log { dir, shared, bytes, segment_bytes_max, next }, cut))
     }
 
     /// What deletes old segments while this writes new ones.
     pub fn cleaner(&self) -> Cleaner {
-        Cleaner { dir: self.dir.path.clone(), active: self.active.clone() }
+        Cleaner { dir: self.dir.path.clone(), shared: self.shared.clone() }
+    }
+
+    /// What syncs from another thread while this writes.
+    pub fn syncer(&self) -> Syncer {
+        Syncer { shared: self.shared.clone() }
+    }
+
+    /// What reads while this writes.
+    pub fn source(&self) -> reader::Source {
+        reader::Source::new(self.dir.path.clone(), self.shared.clone())
     }
 
     /// The sequence the next group gets.
@@ -148,27 +219,29 @@ impl Log {
     }
 
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.shared.broken.load(SeqCst)
     }
 
-    /// Makes one group durable and returns its sequence.
+    /// Writes one group and returns its sequence. It is durable after the next sync.
     pub fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "groups are bounded");
-        if self.broken {
+        if self.is_broken() {
             return Err(AppendError::Stopped);
         }
         let sequence = self.next;
-        let record = encode(sequence, payload);
-        if let Err(error) = self.file.write_all(&record) {
+        let record = encode(sequence, self.shared.synced.load(SeqCst), payload);
+        if let Err(error) = (&*self.shared.file()).write_all(&record) {
             return Err(self.undo(error));
-        }
-        if let Err(error) = self.file.sync_data() {
-            self.broken = true;
-            return Err(AppendError::Broken(error));
         }
         self.bytes += record.len() as u64;
         self.next += 1;
+        self.shared.written.store(sequence, SeqCst);
         Ok(sequence)
+    }
+
+    /// Makes all groups durable that were written.
+    pub fn sync(&self) -> Result<(), AppendError> {
+        self.shared.sync()
     }
 
     /// Starts a new segment when the current one is full. Returns whether it did. After an error the
@@ -177,19 +250,22 @@ impl Log {
         if self.bytes < self.segment_bytes_max {
             return Ok(false);
         }
-        self.file = self.dir.create_segment(self.next)?;
+        self.sync().map_err(io::Error::other)?;
+        let file = self.dir.create_segment(self.next)?;
         self.bytes = MAGIC.len() as u64;
-        self.active.store(self.next, SeqCst);
-        self.dir.handle.sync_all().inspect_err(|_| self.broken = true)?;
+        *self.shared.file.lock().expect("nothing panics under it") = Arc::new(file);
+        self.shared.active.store(self.next, SeqCst);
+        let broken = &self.shared.broken;
+        self.dir.handle.sync_all().inspect_err(|_| broken.store(true, SeqCst))?;
         Ok(true)
     }
 
     fn undo(&mut self, error: io::Error) -> AppendError {
         // Opened for appending: the next write goes to the end the file then has.
-        match self.file.set_len(self.bytes) {
+        match self.shared.file().set_len(self.bytes) {
             Ok(()) => AppendError::NotWritten(error),
             Err(_) => {
-                self.broken = true;
+                self.shared.broken.store(true, SeqCst);
                 AppendError::Broken(error)
             }
         }
@@ -227,21 +303,40 @@ fn write_segment(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Deletes segments that are needed no longer. Never touches the one that is written to.
+/// Makes durable what another thread writes.
+pub struct Syncer {
+    shared: Arc<State>,
+}
+
+impl Syncer {
+    pub fn sync(&self) -> Result<(), AppendError> {
+        self.shared.sync()
+    }
+}
+
+/// Deletes segments that are needed no longer. Never touches the one that is written to, nor what is
+/// pinned.
 pub struct Cleaner {
     dir: PathBuf,
-    active: Arc<AtomicU64>,
+    shared: Arc<State>,
 }
 
 impl Cleaner {
-    /// Deletes the segments whose every record is at or below `flushed`, and says how many.
+    /// Deletes the segments whose every record is at or below `flushed` and was read by those who pin
+    /// the log, and says how many.
     pub fn delete_flushed(&self, flushed: u64) -> Result<usize, OpenError> {
-        let active = self.active.load(SeqCst);
+        // The pins are held until all is deleted, so that nobody begins to read meanwhile.
+        let pins = self.shared.pins();
+        let pinned = pins.values().min().map_or(u64::MAX, |&from| from - 1);
+        let unneeded = flushed.min(pinned);
+        let active = self.shared.active.load(SeqCst);
         let mut segments = segments(&self.dir)?;
         // A number above it is none of a segment, and says nothing about where the active one ends.
         segments.retain(|segment| segment.first <= active);
         let mut deleted = 0;
-        for pair in segments.windows(2).take_while(|pair| pair[1].first <= flushed + 1) {
+        for pair in
+            segments.windows(2).take_while(|pair| pair[1].first <= unneeded.saturating_add(1))
+        {
             fs::remove_file(&pair[0].path).map_err(|error| io_error(&pair[0].path, error))?;
             deleted += 1;
         }
@@ -293,19 +388,26 @@ fn remove_unfinished(dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn encode(sequence: u64, payload: &[u8]) -> Vec<u8> {
+fn encode(sequence: u64, synced: u64, payload: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + payload.len());
     record.extend_from_slice(&(payload.len() as u32).to_be_bytes());
     record.extend_from_slice(&[0; 4]);
     record.extend_from_slice(&sequence.to_be_bytes());
+    record.extend_from_slice(&synced.to_be_bytes());
     record.extend_from_slice(payload);
     let checksum = crc32c::crc32c(&record[8..]);
     record[4..8].copy_from_slice(&checksum.to_be_bytes());
     record
 }
 
+/// A record as it was written.
+struct Record<'a> {
+    sequence: u64,
+    payload: &'a [u8],
+}
+
 /// The record at the start of `bytes`, if it is whole, and what follows it.
-fn decode(bytes: &[u8]) -> Result<(u64, &[u8], &[u8]), &'static str> {
+fn decode(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), &'static str> {
     let (header, rest) =
         bytes.split_first_chunk::<RECORD_HEADER_BYTES>().ok_or("the header is not whole")?;
     let payload_bytes = u32::from_be_bytes(header[..4].try_into().expect("four bytes")) as usize;
@@ -317,8 +419,8 @@ fn decode(bytes: &[u8]) -> Result<(u64, &[u8], &[u8]), &'static str> {
     if checksum.to_be_bytes() != header[4..8] {
         return Err("the checksum is wrong");
     }
-    let sequence = u64::from_be_bytes(header[8..].try_into().expect("eight bytes"));
-    Ok((sequence, payload, rest))
+    let sequence = u64::from_be_bytes(header[8..16].try_into().expect("eight bytes"));
+    Ok((Record { sequence, payload }, rest))
 }
 
 /// Records below `synced_below` were synced, as later segments show, and must be whole.
@@ -347,13 +449,13 @@ fn replay<E: From<OpenError>>(
     while !rest.is_empty() {
         let offset = bytes.len() - rest.len();
         match decode(rest) {
-            Ok((sequence, payload, after)) if sequence == *next => {
-                apply(sequence, payload)?;
+            Ok((record, after)) if record.sequence == *next => {
+                apply(record.sequence, record.payload)?;
                 *next += 1;
                 rest = after;
             }
             Ok(_) => return Err(damaged(offset, "the sequence is wrong").into()),
-            Err(what) if *next < synced_below || has_later_record(rest, *next) => {
+            Err(what) if *next < synced_below || is_known_as_synced(rest, *next) => {
                 return Err(damaged(offset, what).into());
             }
             Err(_) => {
@@ -364,12 +466,16 @@ fn replay<E: From<OpenError>>(
     Ok(None)
 }
 
-/// Whether a whole record with a later sequence lies anywhere in `bytes`.
-fn has_later_record(bytes: &[u8], next: u64) -> bool {
+/// Whether a whole record lies anywhere in `bytes` that says that `sequence` had been synced.
+fn is_known_as_synced(bytes: &[u8], sequence: u64) -> bool {
     (1..bytes.len().saturating_sub(RECORD_HEADER_BYTES)).any(|offset| {
         let candidate = &bytes[offset..];
-        let sequence = u64::from_be_bytes(candidate[8..16].try_into().expect("eight bytes"));
-        (next..next + candidate.len() as u64).contains(&sequence) && decode(candidate).is_ok()
+        let number =
+            |at| u64::from_be_bytes(candidate[at..at + 8].try_into().expect("eight bytes"));
+        let (later, synced) = (number(8), number(16));
+        let is_plausible =
+            (sequence..later).contains(&synced) && (later - sequence) < candidate.len() as u64;
+        is_plausible && decode(candidate).is_ok()
     })
 }
 
@@ -388,6 +494,33 @@ fn cut(path: &Path, bytes: &[u8], offset: usize) -> io::Result<Cut> {
     })
 }
 
+/// Gives up what is in a segment from `offset` on, and the segments after it. The database keeps what
+/// it has of that. For an operator who has no copy of a damaged file; no process may have the log open.
+pub fn cut_off(path: &Path, offset: u64) -> Result<Vec<Cut>, OpenError> {
+    let failed = |error| io_error(path, error);
+    let found = path.parent().map(segments).transpose()?.unwrap_or_default();
+    let Some(at) = found.iter().position(|segment| segment.path == path) else {
+        return Err(failed(io::Error::other("this is no file of a write log")));
+    };
+    let whole = path.metadata().map_err(failed)?.len();
+    if offset < MAGIC.len() as u64 || offset >= whole {
+        let range = format!("it has {whole} bytes, and the first record begins at {}", MAGIC.len());
+        return Err(failed(io::Error::other(range)));
+    }
+    let mut cuts = vec![Cut { path: path.to_path_buf(), offset, bytes: whole - offset }];
+    // From the end on, so that a log that is cut half way has no gap.
+    for later in found[at + 1..].iter().rev() {
+        let bytes = later.path.metadata().map_err(|error| io_error(&later.path, error))?.len();
+        fs::remove_file(&later.path).map_err(|error| io_error(&later.path, error))?;
+        cuts.push(Cut { path: later.path.clone(), offset: 0, bytes });
+    }
+    let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+    file.set_len(offset).and_then(|()| file.sync_all()).map_err(failed)?;
+    let dir = path.parent().expect("a file is in a directory");
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io_error(dir, error))?;
+    Ok(cuts)
+}
+
 fn io_error(path: &Path, error: io::Error) -> OpenError {
     OpenError::Io { path: path.to_path_buf(), error }
 }
@@ -397,6 +530,7 @@ impl Log {
     /// From here on as on a disk that takes writes and fails to sync: that is what the kernel says
     /// of a device without anything to sync.
     pub fn fail_syncs(&mut self) {
-        self.file = OpenOptions::new().append(true).open("/dev/null").expect("it is everywhere");
+        let null = OpenOptions::new().append(true).open("/dev/null").expect("it is everywhere");
+        *self.shared.file.lock().expect("nothing panics under it") = Arc::new(null);
     }
 }

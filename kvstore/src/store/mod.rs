@@ -5,15 +5,17 @@
 //! view        what commands read from
 //! overlay     the changes of a group
 //! database    RocksDB
-//! log         the write log
+//! log         the write log, and reading it while it is written
 //! group       jobs that are run together
 //! waiters     clients whose commands wait for a key
 //! writer      the thread that runs groups
 //! checkpoint  the thread that flushes RocksDB and deletes old log segments
+//! everysec    the thread that syncs the log of those who do not wait for it
 //! ```
 
 pub mod checkpoint;
 pub mod database;
+pub mod everysec;
 pub mod group;
 pub mod layout;
 pub mod log;

@@ -8,6 +8,9 @@
 //! A command that waits for a key (BLPOP) is kept until the key changes, its time is over or its client
 //! goes. All three come to this thread, in one order.
 //!
+//! The sync is for those who are promised that a write survives a power cut before it is answered
+//! ([`Durability`]); what others wrote is synced once a second by a thread of its own, or with time.
+//!
 //! The longer a sync takes, the more waits when it ends, so groups grow with the load by themselves.
 //! When the group cannot be made durable, every command of it is answered with why, reads behind
 //! writes included, since they saw what did not happen.
@@ -34,6 +37,7 @@ use super::overlay::Overlay;
 use super::waiters::Waiters;
 use crate::command::error::OUTCOME_OPEN;
 use crate::command::table::Command;
+use crate::config::Durability;
 use crate::resp::reply::{Protocol, Reply};
 use crate::shared::{Shared, Stopped};
 use crate::watch::WatchSet;
@@ -186,8 +190,12 @@ impl Writer {
             match receive(&mut self.jobs, self.waiters.next_end()) {
                 Received::Job(job) => self.group(Some(job)),
                 Received::TimeIsUp => self.end_late(),
-                Received::Closed => return,
+                Received::Closed => break,
             }
+        }
+        // What nobody was promised should survive a graceful stop all the same.
+        if let Err(error) = self.log.sync() {
+            tracing::error!(%error, "cannot sync the log");
         }
     }
 
@@ -238,10 +246,11 @@ impl Writer {
         if overlay.is_empty() {
             return Ok(());
         }
-        let metrics = &self.shared.metrics;
+        let shared = self.shared.clone();
+        let metrics = &shared.metrics;
         let record = overlay.encode();
         let started = Instant::now();
-        let sequence = self.log.append(&record).map_err(|error| {
+        let sequence = self.write(&record).map_err(|error| {
             tracing::error!(%error, "cannot write the log");
             match error {
                 AppendError::NotWritten(error) => Refusal::NotWritten(error),
@@ -266,6 +275,15 @@ impl Writer {
             Err(error) => tracing::error!(%error, "cannot start a log segment; the last one grows"),
         }
         Ok(())
+    }
+
+    /// Writes a record as durably as was promised.
+    fn write(&mut self, record: &[u8]) -> Result<u64, AppendError> {
+        let sequence = self.log.append(record)?;
+        if self.shared.config.durability == Durability::Always {
+            self.log.sync()?;
+        }
+        Ok(sequence)
     }
 
     fn apply_unapplied(&mut self) -> Result<(), StoreError> {

@@ -5,9 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use hawser_kv::Config;
+use hawser_kv::config::Durability;
+
 use crate::support::{Client, Process, Random, TempDir, Value, binary, config, encode, until};
 
-const ROUNDS: u64 = 10;
+/// For each durability: the kernel has what was written, whether it is synced or not.
+const ROUNDS: [(Durability, u64); 3] =
+    [(Durability::Always, 8), (Durability::EverySec, 3), (Durability::None, 3)];
 const WRITERS: u64 = 4;
 const PIPELINE: u64 = 16;
 
@@ -25,11 +30,17 @@ struct Progress {
 
 #[test]
 fn answered_writes_survive_sigkill() {
+    for (durability, rounds) in ROUNDS {
+        survive(durability, rounds);
+    }
+}
+
+fn survive(durability: Durability, rounds: u64) {
     let dir = TempDir::new();
-    let config = config(&dir);
+    let config = Config { durability, ..config(&dir) };
     let progress = Mutex::new(vec![Progress::default(); WRITERS as usize]);
     let mut random = Random(0x5eed);
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let process = Process::start(&mut binary(&config));
         check(&config, &progress.lock().expect("not poisoned"));
         let answered = AtomicU64::new(0);
@@ -42,7 +53,7 @@ fn answered_writes_survive_sigkill() {
             until("answered", || (answered.load(SeqCst) >= kill_after).then_some(()));
             process.kill();
         });
-        assert!(answered.load(SeqCst) >= kill_after, "round {round}");
+        assert!(answered.load(SeqCst) >= kill_after, "{durability:?} round {round}");
     }
     let process = Process::start(&mut binary(&config));
     check(&config, &progress.lock().expect("not poisoned"));
@@ -102,7 +113,7 @@ fn write(
     }
 }
 
-fn check(config: &hawser_kv::Config, progress: &[Progress]) {
+fn check(config: &Config, progress: &[Progress]) {
     let mut client = Client::unix(&config.unix);
     for (writer, progress) in progress.iter().enumerate() {
         let stream = client.call(&["XRANGE".into(), format!("x{writer}"), "-".into(), "+".into()]);

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{Random, TempDir};
-use hawser_kv::store::log::{Cut, Log, OpenError};
+use hawser_kv::store::log::reader::ReadError;
+use hawser_kv::store::log::{self, Cut, Log, OpenError};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -27,7 +28,15 @@ fn written(range: std::ops::RangeInclusive<u64>) -> Records {
     range.map(|sequence| (sequence, payload(sequence))).collect()
 }
 
+/// Each one synced before the next.
 fn append(log: &mut Log, count: u64) {
+    for _ in 0..count {
+        append_unsynced(log, 1);
+        log.sync().expect("a disk that works");
+    }
+}
+
+fn append_unsynced(log: &mut Log, count: u64) {
     for _ in 0..count {
         let sequence = log.next();
         assert_eq!(log.append(&payload(sequence)).expect("there is space"), sequence);
@@ -93,7 +102,7 @@ fn a_rotation_that_fails_leaves_nothing_behind() {
 /// half a rotation leaves. They hold nothing, so nothing is missing.
 #[test]
 fn files_of_half_a_rotation_are_removed() {
-    for content in ["", "hawserkv", "hawserkv-log-v1\n"] {
+    for content in ["", "hawserkv", "hawserkv-log-v2\n"] {
         for torn in [false, true] {
             let (dir, path, bytes) = five();
             if torn {
@@ -113,7 +122,7 @@ fn files_of_half_a_rotation_are_removed() {
     // A record that such a file shows to have been synced is not torn but damaged.
     let (dir, path, bytes) = five();
     fs::write(&path, &bytes[..bytes.len() - 1]).expect("a file");
-    fs::write(dir.join("00000000000000000006.log"), "hawserkv-log-v1\n").expect("a file");
+    fs::write(dir.join("00000000000000000006.log"), "hawserkv-log-v2\n").expect("a file");
     assert!(matches!(open(dir.path(), 0, SEGMENT).err(), Some(OpenError::Damaged { .. })));
 }
 
@@ -182,7 +191,7 @@ fn every_truncation_leaves_a_prefix() {
 #[test]
 fn every_damaged_byte_is_noticed() {
     let (dir, path, bytes) = five();
-    let last_starts = bytes.len() - 16 - payload(5).len();
+    let last_starts = bytes.len() - 24 - payload(5).len();
     let mut random = Random(7);
     for offset in 0..bytes.len() {
         for entry in fs::read_dir(dir.path()).expect("the directory") {
@@ -200,7 +209,7 @@ fn every_damaged_byte_is_noticed() {
             Err(OpenError::Damaged { path: named, offset: at, .. }) => {
                 assert!(offset < last_starts, "a torn end at {offset} was refused");
                 assert_eq!(named, path);
-                assert!(at <= offset as u64 && offset as u64 - at < 16 + 64);
+                assert!(at <= offset as u64 && offset as u64 - at < 24 + 64);
             }
             Err(other) => panic!("{other}"),
         }
@@ -220,4 +229,162 @@ fn a_segment_that_is_not_the_last_must_be_whole() {
     fs::write(&path, &bytes[..bytes.len() - 1]).expect("a file");
     let error = open(dir.path(), 0, 1).err().expect("not whole").to_string();
     assert!(error.contains("00000000000000000001.log: damaged at byte"), "{error}");
+}
+
+/// Damage in what was never synced is a torn end, whatever is whole behind it; damage in what a later
+/// record says was synced is not.
+#[test]
+fn only_what_was_synced_must_be_whole() {
+    for synced in 0..=5 {
+        let dir = TempDir::new();
+        let (mut log, _, _) = open(dir.path(), 0, SEGMENT).expect("a new log");
+        let mut starts = Vec::new();
+        let path = dir.join("00000000000000000001.log");
+        for sequence in 1..=6 {
+            starts.push(fs::metadata(&path).expect("the segment").len() as usize);
+            append_unsynced(&mut log, 1);
+            if sequence == synced {
+                log.sync().expect("a disk that works");
+            }
+        }
+        drop(log);
+        let bytes = fs::read(&path).expect("the segment");
+        for sequence in 1..=6 {
+            let mut damaged = bytes.clone();
+            damaged[starts[sequence - 1] + 30] ^= 1;
+            fs::remove_dir_all(dir.path()).expect("a directory");
+            fs::create_dir(dir.path()).expect("a directory");
+            fs::write(&path, &damaged).expect("a file");
+            match open(dir.path(), 0, SEGMENT) {
+                Ok((_, cut, records)) => {
+                    assert!(sequence > synced, "damage in {sequence} of {synced} went unnoticed");
+                    assert_eq!(records, written(1..=sequence as u64 - 1));
+                    assert_eq!(cut.expect("it was cut").offset as usize, starts[sequence - 1]);
+                }
+                Err(OpenError::Damaged { offset, .. }) => {
+                    assert!(sequence <= synced, "a torn {sequence} of {synced} was refused");
+                    assert_eq!(offset as usize, starts[sequence - 1]);
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+/// After a power cut the database may have more than the log, where not everything is synced. The log
+/// goes on behind it, and the gap is no missing file.
+#[test]
+fn a_log_that_ends_before_the_database_goes_on_behind_it() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, SEGMENT).expect("a new log");
+    append_unsynced(&mut log, 3);
+    drop(log);
+    for _ in 0..2 {
+        let (log, cut, records) = open(dir.path(), 7, SEGMENT).expect("a gap that is explained");
+        assert_eq!((log.next(), cut, records), (8, None, Vec::new()));
+    }
+    let error = open(dir.path(), 6, SEGMENT).err().expect("sequence 7 is gone").to_string();
+    assert!(error.contains("starts at sequence 8, but 4 is next"), "{error}");
+    let (log, _, _) = open(dir.path(), 7, SEGMENT).expect("a gap that is explained");
+    let mut reader = log.source().read_from(2).expect("it is there");
+    assert_eq!(reader.read().expect("whole"), Some(payload(2)));
+    assert_eq!(reader.read().expect("whole"), Some(payload(3)));
+    assert!(matches!(reader.read(), Err(ReadError::Gone { wanted: 4, .. })));
+}
+
+#[test]
+fn a_reader_gets_what_is_synced_from_any_sequence_on() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, 1).expect("a new log");
+    for _ in 0..4 {
+        append(&mut log, 2);
+        log.rotate().expect("there is space");
+    }
+    let source = log.source();
+    for from in 1..=9 {
+        let mut reader = source.read_from(from).expect("it is there, or comes next");
+        for sequence in from..=8 {
+            assert_eq!(reader.read().expect("whole"), Some(payload(sequence)));
+        }
+        assert_eq!(reader.read().expect("whole"), None);
+        assert_eq!(reader.next_sequence(), 9);
+    }
+    assert!(matches!(source.read_from(10), Err(ReadError::Ahead { wanted: 10, last: 8 })));
+    let mut reader = source.read_from(9).expect("it comes next");
+    append_unsynced(&mut log, 2);
+    assert_eq!(reader.read().expect("whole"), None, "it is not on the disk");
+    log.syncer().sync().expect("a disk that works");
+    for sequence in 9..=10 {
+        assert_eq!(reader.read().expect("whole"), Some(payload(sequence)));
+    }
+    assert_eq!(reader.read().expect("whole"), None);
+}
+
+#[test]
+fn what_a_reader_needs_is_not_deleted() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, 1).expect("a new log");
+    for _ in 0..4 {
+        append(&mut log, 2);
+        log.rotate().expect("there is space");
+    }
+    let (source, cleaner) = (log.source(), log.cleaner());
+    let mut slow = source.read_from(4).expect("it is there");
+    let fast = source.read_from(8).expect("it is there");
+    assert_eq!(cleaner.delete_flushed(8).expect("readable"), 1, "4 is in the second of four");
+    drop(fast);
+    assert_eq!(cleaner.delete_flushed(8).expect("readable"), 0);
+    assert_eq!(slow.read().expect("whole"), Some(payload(4)));
+    assert_eq!(cleaner.delete_flushed(8).expect("readable"), 1);
+    assert!(matches!(source.read_from(4), Err(ReadError::Gone { wanted: 4, first: 5 })));
+    drop(slow);
+    assert_eq!(cleaner.delete_flushed(8).expect("readable"), 2);
+    let mut reader = source.read_from(9).expect("it comes next");
+    append(&mut log, 1);
+    assert_eq!(reader.read().expect("whole"), Some(payload(9)));
+}
+
+#[test]
+fn a_reader_is_told_of_damage() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, SEGMENT).expect("a new log");
+    append(&mut log, 3);
+    let path = dir.join("00000000000000000001.log");
+    let mut bytes = fs::read(&path).expect("the segment");
+    let second = 16 + 24 + payload(1).len();
+    bytes[second + 25] ^= 1;
+    fs::write(&path, &bytes).expect("a file");
+    let mut reader = log.source().read_from(1).expect("it is there");
+    assert_eq!(reader.read().expect("whole"), Some(payload(1)));
+    let error = reader.read().expect_err("it is damaged").to_string();
+    let place = format!("damaged at byte {second} (the checksum is wrong)");
+    assert!(error.contains(&place), "{error}");
+}
+
+/// What the error message offers an operator without a copy.
+#[test]
+fn a_damaged_log_can_be_cut_where_it_is_damaged() {
+    let dir = TempDir::new();
+    let (mut log, _, _) = open(dir.path(), 0, 1).expect("a new log");
+    for _ in 0..3 {
+        append(&mut log, 2);
+        log.rotate().expect("there is space");
+    }
+    drop(log);
+    let path = dir.join("00000000000000000003.log");
+    let mut bytes = fs::read(&path).expect("the segment");
+    let fourth = 16 + 24 + payload(3).len();
+    bytes[fourth + 24] ^= 1;
+    fs::write(&path, &bytes).expect("a file");
+    let error = open(dir.path(), 0, 1).err().expect("damaged").to_string();
+    assert!(error.contains(&format!("--cut-log {}@{fourth}", path.display())), "{error}");
+    for bad in [0, 15, bytes.len() as u64] {
+        log::cut_off(&path, bad).expect_err("no record can begin there");
+    }
+    log::cut_off(&dir.join("00000000000000000004.log"), 16).expect_err("there is no such file");
+    assert!(open(dir.path(), 0, 1).is_err(), "nothing was cut");
+    let cuts = log::cut_off(&path, fourth as u64).expect("a place in the log");
+    assert_eq!((cuts.len(), cuts[0].offset), (3, fourth as u64));
+    let (log, cut, records) = open(dir.path(), 0, 1).expect("a good log");
+    assert_eq!((log.next(), cut, records), (4, None, written(1..=3)));
 }

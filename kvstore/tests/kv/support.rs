@@ -236,6 +236,8 @@ pub fn binary(config: &Config) -> Command {
     ] {
         command.args(["--set", &format!("{name}={value}")]);
     }
+    let durability = format!("durability={:?}", config.durability).to_lowercase();
+    command.args(["--set", &durability]);
     command
 }
 

@@ -35,6 +35,55 @@ fn the_process_ends_as_it_says() {
     assert!(printed.contains("cache_mib = 128") && !printed.contains("sesame"), "{printed}");
 }
 
+/// As an operator lives it: the server does not start and says what to do, and that helps.
+#[test]
+fn a_damaged_log_is_refused_and_cut_by_choice() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let process = Process::start(&mut binary(&config));
+    let mut client = Client::unix(&config.unix);
+    for number in 1..=3 {
+        assert!(!client.run(&format!("SET key{number} {number}")).is_error());
+    }
+    let path = std::fs::read_dir(config.dir.join("log")).expect("a log").next().expect("a segment");
+    let path = path.expect("an entry").path();
+    let run = |place: &str| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_hawser-kv")).args(["--cut-log", place]).output();
+        let output = output.expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, _, error) = run(&format!("{}@16", path.display()));
+    assert_eq!(code, Some(2), "it was cut while it is used");
+    assert!(error.contains("is in use by another process"), "{error}");
+    process.kill();
+
+    let mut bytes = std::fs::read(&path).expect("a segment");
+    let second =
+        16 + 24 + u32::from_be_bytes(bytes[16..20].try_into().expect("four bytes")) as usize;
+    bytes[second + 24] ^= 1;
+    std::fs::write(&path, &bytes).expect("a file");
+    let output = binary(&config).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let place = error.trim_end().rsplit(' ').next().expect("the last word").to_owned();
+    assert_eq!(place, format!("{}@{second}", path.display()), "{error}");
+
+    for bad in ["", "nonsense", "/etc/passwd@20", &format!("{}@x", path.display())] {
+        assert_eq!(run(bad).0, Some(2), "{bad}");
+    }
+    let (code, said, error) = run(&place);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains(&format!("given up from byte {second} on")), "{said}");
+    let process = Process::start(&mut binary(&config));
+    let mut client = Client::unix(&config.unix);
+    let all = client.run("MGET key1 key2 key3");
+    assert_eq!(all, Value::Array(vec![Value::Bulk(b"1".to_vec()), Value::Null, Value::Null]));
+    assert!(!client.run("SET key2 again").is_error());
+    process.signal("TERM");
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_real_client_speaks_to_it() {
     let dir = TempDir::new();
