@@ -96,11 +96,11 @@ enum Command {
     /// Pulls of devices, which go to the control node and back
     Uplink(scenario::questions::Arguments),
     /// Many devices lose their connections at once and come back
-    Storm(scenario::storm::StormArguments),
+    Storm(scenario::storm::Arguments),
     /// Devices leave and come back for a long time
-    Churn(scenario::storm::ChurnArguments),
+    Churn(scenario::churn::Arguments),
     /// Some devices stop reading: what the others feel
-    Slow(scenario::storm::SlowArguments),
+    Slow(scenario::slow::Arguments),
     /// Other brokers under the same loads, beside hawser's
     Peers(peers::Arguments),
     /// The bare server on other runtimes, beside the one on io_uring
@@ -142,9 +142,9 @@ fn main() -> ExitCode {
         Command::Push(arguments) => scenario::push::run(&arguments, &output),
         Command::Heartbeat(arguments) => questions::heartbeat(&arguments, &output),
         Command::Uplink(arguments) => questions::uplink(&arguments, &output),
-        Command::Storm(arguments) => scenario::storm::storm(&arguments, &output),
-        Command::Churn(arguments) => scenario::storm::churn(&arguments, &output),
-        Command::Slow(arguments) => scenario::storm::slow(&arguments, &output),
+        Command::Storm(arguments) => scenario::storm::run(&arguments, &output),
+        Command::Churn(arguments) => scenario::churn::run(&arguments, &output),
+        Command::Slow(arguments) => scenario::slow::run(&arguments, &output),
         Command::Peers(arguments) => peers::run(&arguments, &output),
         Command::Runtimes(arguments) => runtimes::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),

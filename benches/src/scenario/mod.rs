@@ -1,6 +1,7 @@
 //! Scenarios: what is done to a server with a fleet, and what is measured meanwhile.
 
 mod busy;
+pub mod churn;
 pub mod connections;
 pub mod contest;
 mod control_node;
@@ -10,6 +11,7 @@ pub mod push;
 pub mod questions;
 mod rates;
 pub mod side;
+pub mod slow;
 pub mod stage;
 pub mod storm;
 pub mod target;

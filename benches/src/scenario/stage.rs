@@ -297,6 +297,13 @@ impl<C> BrokerSide<C> {
         Ok(opened)
     }
 
+    /// What devices did not come back to: an error, with whether the broker is there.
+    pub fn all_back(&mut self, stopped: Option<String>) -> anyhow::Result<()> {
+        let Some(stopped) = stopped else { return Ok(()) };
+        self.broker.is_there().context(stopped.clone())?;
+        bail!("not all came back: {stopped}")
+    }
+
     pub fn cpu_ns(&self) -> anyhow::Result<u64> {
         cpu_ns(self.broker.id())
     }
