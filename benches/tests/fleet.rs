@@ -105,12 +105,31 @@ fn a_storm_takes_nobody_else_along() {
 /// What was pushed to a device that does not read waits, and comes when it reads again.
 #[test]
 fn devices_that_stop_reading_lose_nothing() {
-    let found = result("slow --connections 500 --stalled 100 --rate 5000 --seconds 2");
+    let found = result("slow --connections 500 --stalled 100 --rate 5000 --seconds 2 --floor");
     let count = |name: &str| found[name].as_u64().unwrap_or_else(|| panic!("{name} in {found}"));
     assert_eq!(count("lost"), 0, "{found}");
     assert!(count("held_back") > 0, "{found}");
     assert!(found["blocked"].as_f64() > Some(0.0), "{found}");
     assert_eq!(count("received") + count("received_after"), count("sent"), "{found}");
+    // The floor drops what those do not read.
+    assert!((1..count("sent")).contains(&count("floor_received")), "{found}");
+    for name in ["before_p99_us", "p99_us", "floor_before_p99_us", "floor_p99_us"] {
+        assert!(found[name].as_f64() > Some(0.0), "{name} in {found}");
+    }
+}
+
+#[test]
+fn a_churn_brings_all_back_to_both_servers() {
+    let found = result("churn --connections 300 --rate 300 --minutes 0.05 --floor");
+    for (name, expected) in [("left", 900), ("back", 900), ("lost", 0)] {
+        for prefix in ["", "floor_"] {
+            assert_eq!(found[format!("{prefix}{name}")], expected, "{prefix}{name} in {found}");
+        }
+    }
+    for name in ["memory_after_bytes", "floor_memory_after_bytes", "ratio_to_floor"] {
+        assert!(found[name].as_f64() > Some(0.0), "{name} in {found}");
+    }
+    assert_eq!(found["sessions_at_control"], 300, "{found}");
 }
 
 #[test]

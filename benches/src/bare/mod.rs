@@ -35,7 +35,7 @@ mod connections;
 mod job;
 
 /// The broker's default.
-const SEND_BUFFER_BYTES: usize = 131_072;
+const SEND_BUFFER_BYTES: u32 = 131_072;
 
 /// What one ring holds. A larger table was not measured.
 const TABLE_MAX: u64 = 20_000;
@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Where devices connect
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Of each connection's socket
+    #[arg(long, value_name = "BYTES", default_value_t = SEND_BUFFER_BYTES)]
+    send_buffer_bytes: u32,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -56,7 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     refuse_huge_pages();
     let limit = io::raise_descriptor_limit()?;
     ensure!(limit >= TABLE_MIN, "the limit of open files is {limit}: raise it to {TABLE_MIN}");
-    let listener = listen(arguments.listen, 1, SEND_BUFFER_BYTES)
+    let listener = listen(arguments.listen, 1, arguments.send_buffer_bytes as usize)
         .with_context(|| format!("cannot listen on {}", arguments.listen))?
         .pop()
         .expect("one was asked for");

@@ -1,11 +1,12 @@
 //! Devices leave and come back for a long time: what stays behind.
 
-use serde_json::json;
+use anyhow::bail;
+use serde_json::{Value, json};
 
 use super::side::Side;
-use super::stage::{BrokerSide, Setting};
+use super::stage::{BrokerSide, FloorSide, Setting};
 use super::{print, say};
-use crate::process::memory;
+use crate::process::{cpu_ns, memory};
 use crate::results::Output;
 
 const CONNECTIONS: u32 = 100_000;
@@ -14,68 +15,153 @@ const CONNECTIONS: u32 = 100_000;
 #[command(after_help = "\
 How it is measured:
   Every second --rate devices leave: every other one closes in good order and dials again a moment
-  later, the others reset and dial at once, for --minutes. The broker's memory is read before, and after all are back; what it
-  has grown by must not grow with the minutes.
+  later, the others reset and dial at once. This goes on for a minute that does not count, in which
+  pools come to their size (less if --minutes is less), and then for --minutes. Memory of the server
+  (what it has without a file behind it) is read before, after each minute when all are back, and at
+  the end: what it has grown by must not grow with the minutes.
+
+  With --floor the bare server is then churned for as long, after the broker has gone: the fields
+  with floor_. cpu_ns_per_connect is the server's processor time, kernel included, for a device that
+  leaves and comes back; ratio_to_floor is the floor's of it divided by the broker's.
 
 Examples:
-  hawser-bench churn --connections 100000 --rate 1000 --minutes 60")]
+  hawser-bench churn --connections 100000 --rate 1000 --minutes 60
+  hawser-bench churn --connections 20000 --rate 500 --minutes 5 --floor")]
 pub struct Arguments {
     #[command(flatten)]
     pub setting: Setting,
     /// Devices that leave and come back, a second
     #[arg(long, value_name = "PER_S", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
-    #[arg(long, value_name = "MIN", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub minutes: u32,
+    /// How long they do, of each server; 0.5 is half a minute
+    #[arg(long, value_name = "MIN", default_value_t = 60.0, value_parser = minutes)]
+    pub minutes: f64,
+    /// The same churn at the bare server, after the broker has gone
+    #[arg(long)]
+    pub floor: bool,
+}
+
+const MINUTE_S: u32 = 60;
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes = text.parse().ok().filter(|minutes| (0.01..=10_000.0).contains(minutes));
+    minutes.ok_or_else(|| "give a number of minutes, 0.01 to 10000".to_owned())
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
-    let Arguments { setting, rate, minutes } = arguments;
+    let Arguments { setting, rate, floor, .. } = arguments;
     let connections = setting.connections()?.unwrap_or(CONNECTIONS);
-    // Connections that are being closed take memory too.
     setting.enter(connections)?;
     let mut side = BrokerSide::start(setting, connections)?;
     side.open_all(connections)?;
-    // One minute that does not count, in which pools come to their size.
-    side.fleet.churn(*rate, 60, setting.limits())?;
-    let warm = side.fleet.back()?;
-    side.all_back(warm.stopped)?;
-    let lost_before = side.fleet.count()?.lost;
-    let mut curve = vec![memory(side.broker.id())?.anonymous];
-    let (mut left, mut back, mut seconds, mut ended) = (0, 0, 0.0, Ok(()));
-    for minute in 1..=*minutes {
-        say(&format!("minute {minute} of {minutes}"));
-        side.fleet.churn(*rate, 60, setting.limits())?;
-        let one = side.fleet.back()?;
-        (left, back, seconds) = (left + one.left, back + one.back, seconds + one.seconds);
-        ended = side.all_back(one.stopped);
-        if ended.is_err() {
-            break;
-        }
-        curve.push(memory(side.broker.id())?.anonymous);
+    let pid = side.broker.id();
+    let mut own = churned(&mut side, pid, arguments)?;
+    let ended = side.all_back(own.stopped.take());
+    if own.memory_bytes.is_empty() {
+        return ended;
     }
-    let counted = side.fleet.count()?;
-    let (first, last) = (curve[0], curve[curve.len() - 1]);
-    let values = json!({
+    let mut values = json!({
         "fleet": setting.fleet.name(),
-        "server": "hawser",
+        "server": side.name(),
         "connections": connections,
         "rate": rate,
-        "seconds": seconds,
-        "rate_reached": left as f64 / seconds,
-        "left": left,
-        "back": back,
-        "lost": counted.lost - lost_before,
-        "memory_before_bytes": first,
-        "memory_after_bytes": last,
-        "memory_growth_bytes": last as i64 - first as i64,
-        "memory_curve_bytes": curve,
         "sessions_at_control": side.control.sessions(),
     });
+    own.put("", &mut values);
+    let plan_hash = side.broker.plan_hash.clone();
+    drop(side);
+    if *floor && ended.is_ok() {
+        say("the floor");
+        let mut floor = FloorSide::start(setting, connections)?;
+        floor.open_all(connections)?;
+        let pid = floor.id();
+        let bare = churned(&mut floor, pid, arguments)?;
+        if let Some(stopped) = bare.stopped {
+            bail!("not all came back to the floor: {stopped}");
+        }
+        bare.put("floor_", &mut values);
+        values["ratio_to_floor"] = json!(bare.cpu_ns_per_connect() / own.cpu_ns_per_connect());
+    }
     let scenario = format!("{connections} over {}, {rate}/s", setting.fleet.name());
     if !output.json {
         print(&format!("churn, {scenario}"), &values);
     }
-    output.row("churn", &scenario, Some(&side.broker.plan_hash), values)?;
+    output.row("churn", &scenario, Some(&plan_hash), values)?;
     ended
+}
+
+/// What was seen of a server meanwhile.
+#[derive(Default)]
+struct Churned {
+    left: u64,
+    back: u64,
+    seconds: f64,
+    /// Connections that ended though their devices did not leave.
+    lost: u64,
+    /// Of the server.
+    cpu_ns: u64,
+    /// Before, and after each minute. Nothing if the first, which does not count, did not end well.
+    memory_bytes: Vec<u64>,
+    /// Why it ended before its time.
+    stopped: Option<String>,
+}
+
+fn churned(side: &mut dyn Side, pid: u32, arguments: &Arguments) -> anyhow::Result<Churned> {
+    let Arguments { setting, rate, minutes, .. } = arguments;
+    let churn = |side: &mut dyn Side, seconds| {
+        side.fleet().churn(*rate, seconds, setting.limits())?;
+        side.fleet().back()
+    };
+    let all_s = (minutes * f64::from(MINUTE_S)).ceil() as u32;
+    let mut churned =
+        Churned { stopped: churn(side, all_s.min(MINUTE_S))?.stopped, ..Churned::default() };
+    if churned.stopped.is_some() {
+        return Ok(churned);
+    }
+    let lost_before = side.fleet().count()?.lost;
+    let begun_ns = cpu_ns(pid)?;
+    churned.memory_bytes.push(memory(pid)?.anonymous);
+    let mut done_s = 0;
+    while done_s < all_s && churned.stopped.is_none() {
+        say(&format!("{done_s} s of {all_s} s"));
+        let seconds = (all_s - done_s).min(MINUTE_S);
+        let one = churn(side, seconds)?;
+        done_s += seconds;
+        churned.left += one.left;
+        churned.back += one.back;
+        churned.seconds += one.seconds;
+        churned.stopped = one.stopped;
+        // A server that is gone has neither.
+        if churned.stopped.is_none() {
+            churned.memory_bytes.push(memory(pid)?.anonymous);
+            churned.cpu_ns = cpu_ns(pid)?.saturating_sub(begun_ns);
+        }
+    }
+    churned.lost = side.fleet().count()?.lost - lost_before;
+    Ok(churned)
+}
+
+impl Churned {
+    fn cpu_ns_per_connect(&self) -> f64 {
+        self.cpu_ns as f64 / self.left.max(1) as f64
+    }
+
+    /// Each with a prefix to its name.
+    fn put(&self, prefix: &str, values: &mut Value) {
+        let [first, .., last] = self.memory_bytes[..] else { return };
+        for (name, value) in [
+            ("seconds", json!(self.seconds)),
+            ("rate_reached", json!(self.left as f64 / self.seconds)),
+            ("left", json!(self.left)),
+            ("back", json!(self.back)),
+            ("lost", json!(self.lost)),
+            ("cpu_ns_per_connect", json!(self.cpu_ns_per_connect().round())),
+            ("memory_before_bytes", json!(first)),
+            ("memory_after_bytes", json!(last)),
+            ("memory_growth_bytes", json!(last as i64 - first as i64)),
+            ("memory_curve_bytes", json!(self.memory_bytes)),
+        ] {
+            values[format!("{prefix}{name}")] = value;
+        }
+    }
 }
