@@ -256,9 +256,10 @@ fn a_target_that_is_none_is_named_with_what_is_wrong() {
         (other, "does not speak MQTT 3.1.1: it answered a CONNECT with \"HTTP/1.1"),
         (refuses, "refused an MQTT CONNECT: not authorized"),
         (silent, "did not answer an MQTT CONNECT within 5s"),
-        (half_way, "no device got further for 1 s (connection ended:"),
+        // When it is given up, and whether for want of progress or of time, is the machine's affair.
+        (half_way, " s (connection ended: "),
         // All are welcomed and turned out, again and again.
-        (for_ever, "no device got further for 1 s (connection ended:"),
+        (for_ever, " s (connection ended: "),
     ] {
         let run = Run::of(
             "no-target",
@@ -308,7 +309,9 @@ fn the_runtimes_beside_the_bare_server() {
         &format!("runtimes --binaries {} --connections {DEVICES} {SHORT}", binaries.display()),
     );
     for benchmark in ["connections", "heartbeat", "fanout", "push"] {
-        let rows = run.rows(benchmark);
+        let mut rows = run.rows(benchmark);
+        // Besides, there are those that had the same rate, if it was not too high for them.
+        rows.retain(|row| benchmark != "push" || row["load"] == "p2p");
         let names: Vec<&str> = rows.iter().map(server).collect();
         assert_eq!(names, ["bare", "glommio 0.9.0", "tokio 1.54.1", "tokio-uring 0.5.0"]);
         for row in &rows {
