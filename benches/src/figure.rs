@@ -32,22 +32,21 @@ pub fn unit(name: &str) -> Unit {
         () if name.ends_with("_per_s") || name.ends_with("rate") => Unit::PerSecond,
         () if name.starts_with("ratio_") => Unit::Share,
         () if name.ends_with("_percent") => Unit::Percent,
-        () if is_in(shared_out, "bytes") => Unit::Bytes,
-        () if is_in(shared_out, "ns") => Unit::Nanoseconds,
-        () if is_in(name, "us") => Unit::Microseconds,
-        () if is_in(name, "ms") => Unit::Milliseconds,
-        () if is_in(name, "s") || name == "seconds" => Unit::Seconds,
+        () if is_last(shared_out, "bytes") => Unit::Bytes,
+        () if is_last(shared_out, "ns") => Unit::Nanoseconds,
+        () if is_last(name, "us") => Unit::Microseconds,
+        () if is_last(name, "ms") => Unit::Milliseconds,
+        () if is_last(name, "s") || name == "seconds" => Unit::Seconds,
         () => Unit::Count,
     }
 }
 
 /// Which way a figure of a benchmark should go. None for what is a setting, belongs to the floor or
-/// only describes.
+/// to the time before something, or only describes.
 pub fn better(benchmark: &str, name: &str) -> Option<Better> {
-    const LESS: [&str; 9] = [
+    const LESS: [&str; 8] = [
         "lost",
         "bystanders_lost",
-        "leaks",
         "duplicates",
         "out_of_order",
         "dropped_connections",
@@ -55,9 +54,10 @@ pub fn better(benchmark: &str, name: &str) -> Option<Better> {
         "idle_cpu_percent",
         "memory_growth_bytes",
     ];
-    const SETTINGS: [&str; 4] = ["payload_bytes", "planned_bytes", "seconds", "p99_us_before"];
+    const SETTINGS: [&str; 2] = ["payload_bytes", "seconds"];
     let leaf = own_name(name);
-    if name.starts_with("floor") || SETTINGS.contains(&leaf) {
+    let is_beside = name.starts_with("floor") || name.starts_with("before_");
+    if is_beside || SETTINGS.contains(&leaf) {
         return None;
     }
     if name.starts_with("xmpp_over_hawser.") && leaf != "bytes_percent" {
@@ -80,9 +80,9 @@ fn own_name(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
-/// Whether `unit` is the whole name, its end, or stands before a qualification (`p99_us_before`).
-fn is_in(name: &str, unit: &str) -> bool {
-    name.split('_').skip_while(|&part| part != unit).count() > 0
+/// Whether `unit` is the last word of a name.
+fn is_last(name: &str, unit: &str) -> bool {
+    name.rsplit('_').next() == Some(unit)
 }
 
 impl Unit {
@@ -159,7 +159,7 @@ fn bytes(value: f64) -> String {
 fn time(seconds: f64) -> String {
     match seconds.abs() {
         0.0 => "0".to_owned(),
-        size if size < 9.995e-6 => format!("{} ns", number(seconds * 1e9)),
+        size if size < 0.9995e-6 => format!("{} ns", digits(seconds * 1e9)),
         size if size < 0.9995e-3 => format!("{} µs", digits(seconds * 1e6)),
         size if size < 0.9995 => format!("{} ms", digits(seconds * 1e3)),
         _ => format!("{} s", digits(seconds)),
@@ -191,11 +191,13 @@ mod tests {
         check("push", "ratio_to_floor", (Unit::Share, more));
         check("push", "sent", (Unit::Count, None));
         check("push", "cpu_ns_per_message", (Unit::Nanoseconds, less));
-        check("slow", "p99_us_before", (Unit::Microseconds, None));
+        check("slow", "before_p99_us", (Unit::Microseconds, None));
         check("system", "p50_ms", (Unit::Milliseconds, less));
         check("storm", "back_s", (Unit::Seconds, less));
-        check("storm", "planned_bytes", (Unit::Bytes, None));
-        check("churn", "leaks", (Unit::Count, less));
+        check("storm", "memory_peak_bytes", (Unit::Bytes, less));
+        check("churn", "memory_growth_bytes", (Unit::Bytes, less));
+        check("churn", "floor_memory_growth_bytes", (Unit::Bytes, None));
+        check("churn", "cpu_ns_per_connect", (Unit::Nanoseconds, less));
         check("connections", "user_bytes_per_conn", (Unit::Bytes, less));
         check("connections", "setup_per_s", (Unit::PerSecond, more));
         check("connections", "idle_cpu_percent", (Unit::Percent, less));
@@ -219,7 +221,8 @@ mod tests {
         check(Unit::Bytes, 171.2, "171 B");
         check(Unit::Bytes, 4_106.4, "4,106 B");
         check(Unit::Bytes, 3.7 * 1024.0 * 1024.0 * 1024.0, "3.70 GiB");
-        check(Unit::Nanoseconds, 6_534.3, "6,534 ns");
+        check(Unit::Nanoseconds, 653.4, "653 ns");
+        check(Unit::Nanoseconds, 6_534.3, "6.53 µs");
         check(Unit::Microseconds, 850.0, "850 µs");
         check(Unit::Microseconds, 12_345.0, "12.3 ms");
         check(Unit::Milliseconds, 1_641.5, "1.64 s");

@@ -67,8 +67,12 @@ impl Span {
         let first = low.log10().floor() as i32;
         let last = high.log10().ceil() as i32;
         let all = (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|one| (power, one)));
-        let is_within = |value: f64| value >= low * 0.999 && value <= high * 1.001;
         let is_fine = (high / low).log10() <= DECADES_LABELLED_FINELY;
+        if !is_fine {
+            // So that both ends have labels.
+            (low, high) = (10f64.powi(first), 10f64.powi(last));
+        }
+        let is_within = |value: f64| value >= low * 0.999 && value <= high * 1.001;
         let (mut ticks, mut minor) = (Vec::new(), Vec::new());
         for (power, one) in all {
             let value = one * 10f64.powi(power);
@@ -124,7 +128,7 @@ mod tests {
         check(Scale::Linear, &[], &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0]);
         check(Scale::Logarithmic, &[1e5, 1e6], &[1e5, 2e5, 5e5, 1e6]);
         check(Scale::Logarithmic, &[150.0, 300.0], &[50.0, 100.0, 200.0, 500.0, 1000.0]);
-        check(Scale::Logarithmic, &[1e3, 5e6], &[1e3, 1e4, 1e5, 1e6]);
+        check(Scale::Logarithmic, &[2e3, 5e6], &[1e3, 1e4, 1e5, 1e6, 1e7]);
         check(Scale::Logarithmic, &[], &[1.0, 2.0, 5.0, 10.0]);
     }
 

@@ -63,21 +63,21 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
             "push-latency.svg",
             "latency of a message against the rate of messages",
             "`hawser-bench push --rate R` with several R",
-            latency(rows, "push", "Latency of a message to one device"),
+            latency(rows, "push", "Latency of a message to one device", "messages in a second"),
         ),
         place(
             Some("heartbeat"),
             "heartbeat-latency.svg",
             "latency of a heartbeat against the rate of heartbeats",
             "`hawser-bench heartbeat --rate R` with several R",
-            latency(rows, "heartbeat", "Round trip of a heartbeat"),
+            latency(rows, "heartbeat", "Round trip of a heartbeat", "heartbeats in a second"),
         ),
         place(
             Some("uplink"),
             "uplink-latency.svg",
-            "latency of an uplink message against the rate",
+            "latency of a pull against the rate of pulls",
             "`hawser-bench uplink --rate R` with several R",
-            latency(rows, "uplink", "Round trip of a message from a device"),
+            latency(rows, "uplink", "Round trip of a pull", "pulls in a second"),
         ),
         place(
             None,
@@ -126,23 +126,30 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
 
 fn memory(rows: &[Row]) -> Option<Picture> {
     let ours: Vec<&Row> = of(rows, "connections").filter(|row| row.is_ours()).collect();
-    let held = |row: &Row| row.number("connections").unwrap_or(0.0);
-    let place = group_with_most(&ours, place_of, |row| held(row) as u64)?;
+    let place = group_with_most(&ours, place_of, connections)?;
     let ours: Vec<&Row> = ours.into_iter().filter(|row| place_of(row) == place).collect();
     let bare: Vec<&Row> = of(rows, "connections")
         .filter(|row| row.word("server") == "bare" && place_of(row) == place)
         .collect();
-    let line = |name: &str, rows: &[&Row], figure: &str, colour, stroke| Series {
+    let held = |row: &Row| Some(connections(row) as f64);
+    let line = |name: &str, points, colour, stroke| Series {
         name: name.to_owned(),
-        points: points(rows, |row| held(row) as u64, |row| Some(held(row)), figure),
+        points,
         colour,
         stroke,
     };
+    let own = |figure: &str| points(&ours, connections, held, figure);
+    // What was measured in the same run counts for more.
+    let floor = |figure: &str| match own(&format!("floor_{figure}")) {
+        none if none.is_empty() => points(&bare, connections, held, figure),
+        some => some,
+    };
+    let (kernel, user) = ("kernel_bytes_per_conn", "user_bytes_per_conn");
     let series = [
-        line("kernel", &ours, "kernel_bytes_per_conn", Colour::Orange, Stroke::Solid),
-        line("kernel, bare", &bare, "kernel_bytes_per_conn", Colour::Orange, Stroke::Dashed),
-        line("user", &ours, "user_bytes_per_conn", Colour::Blue, Stroke::Solid),
-        line("user, bare", &bare, "user_bytes_per_conn", Colour::Blue, Stroke::Dashed),
+        line("kernel", own(kernel), Colour::Orange, Stroke::Solid),
+        line("kernel, bare", floor(kernel), Colour::Orange, Stroke::Dashed),
+        line("user", own(user), Colour::Blue, Stroke::Solid),
+        line("user, bare", floor(user), Colour::Blue, Stroke::Dashed),
     ];
     let lines = Lines {
         title: "Memory of an idle connection".to_owned(),
@@ -161,9 +168,9 @@ fn memory(rows: &[Row]) -> Option<Picture> {
 
 fn setup(rows: &[Row]) -> Option<Picture> {
     let with_curve = || of(rows, "connections").filter(|row| !curve(row).is_empty());
-    let held = |row: &Row| row.number("connections").unwrap_or(0.0) as u64;
-    let ours =
-        with_curve().filter(|row| row.is_ours()).max_by_key(|row| (held(row), row.unix_s))?;
+    let ours = with_curve()
+        .filter(|row| row.is_ours())
+        .max_by_key(|row| (connections(row), row.unix_s))?;
     // Absolute rates of other runs say nothing beside these.
     let run = ours.word("run");
     let others: BTreeMap<&str, &Row> = with_curve()
@@ -193,7 +200,7 @@ fn setup(rows: &[Row]) -> Option<Picture> {
     )
 }
 
-fn latency(rows: &[Row], benchmark: &str, title: &str) -> Option<Picture> {
+fn latency(rows: &[Row], benchmark: &str, title: &str, rates: &str) -> Option<Picture> {
     let ours: Vec<&Row> = of(rows, benchmark).filter(|row| row.is_ours()).collect();
     let rate = |row: &Row| row.number("rate").filter(|&rate| rate > 0.0);
     let group = |row: &Row| {
@@ -224,14 +231,14 @@ fn latency(rows: &[Row], benchmark: &str, title: &str) -> Option<Picture> {
     let lines = Lines {
         title: title.to_owned(),
         note: note(&ours, &about),
-        x: axis("messages in a second", Unit::PerSecond, Scale::Logarithmic),
+        x: axis(rates, Unit::PerSecond, Scale::Logarithmic),
         y: axis("latency, logarithmic", Unit::Microseconds, Scale::Logarithmic),
         series: drawn(series),
     };
     picture(
         &lines,
-        "Half of the messages are faster than p50, all but one in a hundred are faster than p99, \
-         all but one in a thousand are faster than p99.9. Dashed, where it was measured: the same \
+        "Half of the latencies are below p50, all but one in a hundred are below p99, all but one in \
+         a thousand are below p99.9. Dashed, where it was measured: the same \
          traffic through a bare loop without a broker's work, in the same run.",
     )
 }
@@ -334,21 +341,28 @@ fn place_of(row: &Row) -> (String, String) {
     (machine(row), row.word("fleet").to_owned())
 }
 
-/// The group whose rows have the most distinct sizes; of equals, the one measured last.
+/// The group whose rows have the most distinct sizes; of equals, the one with the most connections,
+/// and of those the one measured last.
 fn group_with_most<G: Ord + Clone>(
     rows: &[&Row],
     group: impl Fn(&Row) -> G,
     size: impl Fn(&Row) -> u64,
 ) -> Option<G> {
-    let mut groups: BTreeMap<G, (BTreeSet<u64>, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<G, (BTreeSet<u64>, u64, u64)> = BTreeMap::new();
     for row in rows {
-        let (sizes, unix_s) = groups.entry(group(row)).or_default();
+        let (sizes, held, unix_s) = groups.entry(group(row)).or_default();
         sizes.insert(size(row));
+        *held = (*held).max(connections(row));
         *unix_s = (*unix_s).max(row.unix_s);
     }
-    let (group, _) =
-        groups.into_iter().max_by_key(|(_, (sizes, unix_s))| (sizes.len(), *unix_s))?;
+    let (group, _) = groups
+        .into_iter()
+        .max_by_key(|(_, (sizes, held, unix_s))| (sizes.len(), *held, *unix_s))?;
     Some(group)
+}
+
+fn connections(row: &Row) -> u64 {
+    row.number("connections").unwrap_or(0.0) as u64
 }
 
 /// The points of a line, one for each size: that of the latest row which has both coordinates.

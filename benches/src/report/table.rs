@@ -43,8 +43,11 @@ const P99: Column = column("p99_us", "p99", "one latency in a hundred is above t
 const P999: Column = column("p999_us", "p99.9", "one latency in a thousand is above this");
 const MAX: Column = column("max_us", "max", "the longest latency of all");
 const PAYLOAD: Column = column("payload_bytes", "payload", "bytes of a message's body");
-const CPU: Column =
-    column("cpu_ns_per_message", "CPU a message", "processor time of the server, kernel included");
+const CPU: Column = column(
+    "cpu_ns_per_message",
+    "CPU for each",
+    "processor time of the server for one, kernel included, at the highest rate",
+);
 const FLOOR_RATE: Column = column("floor_rate", "floor rate", "rate of the floor in the same run");
 const RATIO: Column = column("ratio_to_floor", "of the floor", "rate as a share of the floor's");
 const FLOOR_P99: Column = column("floor_p99_us", "floor p99", "p99 of the floor in the same run");
@@ -53,7 +56,7 @@ const BOUND: Column = column(
     "bound by",
     "`fleet` where the devices' processor was full and the server's was not: the server could do more",
 );
-const RATE: Column = column("rate", "rate", "messages in a second");
+const RATE: Column = column("rate", "rate", "messages, heartbeats or pulls in a second");
 
 /// What latencies at a rate have in common.
 const AT_RATE: &[Column] = &[
@@ -87,7 +90,7 @@ pub const SECTIONS: &[Section] = &[
         columns: &[
             CONNECTIONS,
             column("established", "established", "connections that TCP had up at the end"),
-            column("verified", "verified", "connections whose ticket was verified"),
+            column("verified", "verified", "devices whose heartbeat was answered when all were up"),
             column("lost", "lost", "connections that ended though nobody ended them"),
             column("tickets", "tickets", "how the permission to connect is signed"),
             column(
@@ -106,6 +109,17 @@ pub const SECTIONS: &[Section] = &[
                 "memory of the devices' side, not the server's",
             ),
             column("setup_per_s", "set-up", "connections set up in a second"),
+            column(
+                "floor_user_bytes_per_conn",
+                "floor user memory",
+                "user memory of the floor in the same run",
+            ),
+            column(
+                "floor_kernel_bytes_per_conn",
+                "floor kernel memory",
+                "kernel memory of the floor in the same run",
+            ),
+            column("floor_setup_per_s", "floor set-up", "set-up of the floor in the same run"),
             column("idle_cpu_percent", "idle CPU", "of one processor, while nothing happens"),
             column("memory_free_min_bytes", "free memory", "the least that the machine had free"),
         ],
@@ -164,8 +178,10 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         benchmark: "uplink",
-        title: "Messages from devices",
-        about: "Devices send messages. The latency is the round trip.",
+        title: "Pulls of devices",
+        about: "Devices ask for what is in their inbox, and the answer comes from the control node. The \
+                latency is the round trip; the floor's is that of a heartbeat, since it has nothing \
+                behind it.",
         columns: AT_RATE,
         glance: GLANCE_AT_RATE,
         each: None,
@@ -176,7 +192,7 @@ pub const SECTIONS: &[Section] = &[
         about: "Connections are cut all at once and come back all at once, while bystanders stay \
                 connected.",
         columns: &[
-            CONNECTIONS,
+            column("connections", "cut", "connections that were cut"),
             column("bystanders", "bystanders", "connections that had nothing to do with it"),
             column("back_s", "all back after", "from the cut until every device is welcomed again"),
             column(
@@ -188,7 +204,9 @@ pub const SECTIONS: &[Section] = &[
             column("accept_p99_us", "accept p99", "one device in a hundred waited longer"),
             column("accept_max_us", "accept max", "the longest wait"),
             column("memory_peak_bytes", "memory peak", "the most memory that the server had"),
-            column("planned_bytes", "planned", "the most that its plan allows"),
+            column("back_per_s", "back", "devices welcomed again in a second"),
+            column("floor_rate", "floor back", "the same of the floor in the same run"),
+            RATIO,
         ],
         glance: &[
             ("back_s", "all back after {}"),
@@ -204,13 +222,23 @@ pub const SECTIONS: &[Section] = &[
         columns: &[
             CONNECTIONS,
             column("stalled", "stalled", "devices that do not read"),
-            column("p99_us_before", "p99 before", "p99 of the others before the stall"),
-            column("p99_us", "p99 during", "p99 of the others while it lasts"),
-            column("memory_peak_bytes", "memory peak", "the most memory that the server had"),
+            column("rate", "rate", "messages in a second, to all devices in turn"),
+            column("before_p99_us", "p99 before", "p99 before some stopped reading"),
+            column("p99_us", "p99 during", "p99 of the others while those do not read"),
+            column("floor_before_p99_us", "floor p99 before", "of the floor in the same run"),
+            column("floor_p99_us", "floor p99 during", "of the floor in the same run"),
+            column("held_back", "held back", "messages that waited for those that did not read"),
+            column("received_after", "received after", "those that came when they read again"),
+            column("lost", "lost", "connections that ended though nobody ended them"),
+            column(
+                "memory_growth_bytes",
+                "growth",
+                "what the server's memory grew by while messages waited",
+            ),
         ],
         glance: &[
             ("stalled", "{} stalled"),
-            ("p99_us_before", "p99 of the others {} before"),
+            ("before_p99_us", "p99 of the others {} before"),
             ("p99_us", "{} during"),
         ],
         each: None,
@@ -218,18 +246,30 @@ pub const SECTIONS: &[Section] = &[
     Section {
         benchmark: "churn",
         title: "Connections that come and go",
-        about: "Devices connect and leave at a fixed rate. Does anything stay behind?",
+        about: "Devices leave and come back at a fixed rate. Does anything stay behind?",
         columns: &[
             CONNECTIONS,
-            column("rate", "rate", "connections that come and go in a second"),
+            column("rate", "rate", "devices that leave and come back in a second"),
             column("seconds", "time", "how long"),
+            column("lost", "lost", "connections that ended though their devices did not leave"),
             column("memory_growth_bytes", "growth", "memory of the server after minus before"),
-            column("leaks", "leaks", "sessions, descriptors or buffers that stayed behind"),
+            column(
+                "floor_memory_growth_bytes",
+                "floor growth",
+                "memory of the floor after minus before, in the same run",
+            ),
+            column(
+                "cpu_ns_per_connect",
+                "CPU for each",
+                "processor time of the server for one that leaves and comes back, kernel included",
+            ),
+            column("floor_cpu_ns_per_connect", "floor CPU", "the same of the floor"),
+            column("ratio_to_floor", "of the floor", "floor CPU as a share of the server's"),
         ],
         glance: &[
             ("rate", "{} come and go"),
             ("memory_growth_bytes", "memory grew by {}"),
-            ("leaks", "{} leaks"),
+            ("lost", "{} others lost"),
         ],
         each: None,
     },
