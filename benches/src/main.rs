@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `connections` | what does it take to hold N connections, and how fast do they come | the bare server |
 //! | `fanout`, `push`, `heartbeat`, `uplink` | what rate, and at what latency | the bare server |
-//! | `storm`, `churn`, `slow` | what happens when devices go, come, or stop reading | the same before it |
+//! | `storm`, `churn`, `slow` | what happens when devices go, come, or stop reading | the same before it, the bare server |
 //! | `peers` | what do other brokers need for the same loads | mosquitto, nats-server, rumqttd |
 //! | `runtimes` | what would the same loop cost on another runtime | tokio, tokio-uring, glommio |
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
@@ -72,8 +72,24 @@ mod tickets;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const START: &str = "\
+Where to start:
+  `make build` leaves this program beside the hawser-broker that it starts and measures. Devices come
+  over a TUN device in a network of its own, which needs root; --fleet sockets does without.
+
+  hawser-bench connections --connections 100000       what an idle connection costs
+  hawser-bench push --connections 100000 --floor      rates and latencies, beside the bare server
+  hawser-bench report                                 a page of all rows that were recorded
+
+  hawser-bench COMMAND --help                         how each is measured, with examples";
+
 #[derive(Parser)]
-#[command(name = "hawser-bench", version, about = "Measures hawser beside a floor in the same run")]
+#[command(
+    name = "hawser-bench",
+    version,
+    about = "Measures hawser beside a floor, a bare server that does the same in the same run",
+    after_help = START
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

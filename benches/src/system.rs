@@ -18,14 +18,21 @@ How it is measured:
   accepted when the API has answered, which is after it is on disk; its latency runs from the call
   to the device's application. With a kill the process is ended with SIGKILL when half of the
   messages are accepted, and started again; then calls carry idempotency keys and are repeated until
-  they are answered. Everything runs on this one machine.";
+  they are answered. Everything runs on this one machine. Each of the three runs is a row: undisturbed,
+  with a kill of the control node, and with one of the broker.
+
+Examples:
+  hawser-bench system
+  hawser-bench system --devices 1000 --messages 20000 --json";
 
 #[derive(clap::Args)]
 #[command(after_help = METHOD)]
 pub struct Arguments {
-    #[arg(long, default_value_t = 10_000)]
+    /// Devices that connect
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
     devices: u32,
-    #[arg(long, default_value_t = 200_000)]
+    /// Messages to one device each
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
     messages: u32,
     /// The binary of `hawser`; without it the one beside this program
     #[arg(long, value_name = "FILE")]

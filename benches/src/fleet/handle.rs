@@ -23,7 +23,7 @@ use crate::tickets::{Issuer, Signing};
 pub enum Kind {
     /// User-space TCP over a TUN device in a network of its own; needs root
     Tun,
-    /// The kernel's sockets
+    /// The kernel's sockets, which take memory of this machine for both ends
     Sockets,
 }
 
@@ -31,6 +31,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protocol {
     #[default]
+    /// hawser's own protocol
     Hawser,
     /// MQTT 3.1.1
     Mqtt,
@@ -39,7 +40,7 @@ pub enum Protocol {
 /// The same with what MQTT leaves open.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct Speech {
-    /// What devices speak
+    /// What devices speak; mqtt needs a server that runs already (--target HOST:PORT)
     #[arg(long, value_enum, default_value = "hawser")]
     pub protocol: Protocol,
     /// At which QoS MQTT devices subscribe and messages are published, 0 or 1

@@ -48,12 +48,14 @@ pub struct Arguments {
     /// Connections to each server; without it 15,000, or 1,000 for fanout-5-1000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(DEVICES_MAX)))]
     connections: Option<u32>,
+    /// Servers to measure, with commas between them
     #[arg(long, value_enum, value_delimiter = ',',
           default_values = ["hawser", "mosquitto", "nats-server", "rumqttd"])]
     servers: Vec<Name>,
     /// Measure the bare server as well
     #[arg(long)]
     floor: bool,
+    /// What is done to each, with commas between them
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["conn-tcp", "fanout", "p2p"])]
     load: Vec<Load>,
     /// Messages a second, all publishers together, in fanout-5-1000

@@ -46,7 +46,7 @@ pub struct Arguments {
     #[arg(long, value_name = "BYTES", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(8..=4096))]
     pub payload: u16,
-    /// Measure the bare server as well
+    /// Measure the bare server as well, with as many connections of its own
     #[arg(long)]
     pub floor: bool,
 }

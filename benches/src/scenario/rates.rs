@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Rounds in which the highest rate is looked for
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-    /// Measure the bare server as well
+    /// Measure the bare server as well, with as many connections of its own
     #[arg(long)]
     pub floor: bool,
 }

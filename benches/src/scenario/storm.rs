@@ -21,11 +21,16 @@ const CONNECTIONS: u32 = 100_000;
 How it is measured:
   Beside --connections bystanders as many devices are connected as --devices says. These lose their
   connections with a reset each, all at once, and dial again at once, without pause: the worst that a
-  network that comes back can do. The time is until the last is welcomed again; a connect's latency
-  runs from the dial to the welcome. Bystanders must not lose theirs.
+  network that comes back can do. The time (back_s) is until the last is welcomed again; a connect's
+  latency (accept_) runs from the first dial to the welcome. Bystanders must not lose theirs
+  (bystanders_lost).
+
+  With --floor the bare server then has the same storm: floor_back_s, floor_rate in devices a second,
+  and ratio_to_floor, its time divided by the broker's.
 
 Examples:
-  hawser-bench storm --devices 1000000 --connections 100000")]
+  hawser-bench storm --devices 1000000 --connections 100000
+  hawser-bench storm --devices 100000 --connections 20000 --floor")]
 pub struct Arguments {
     #[command(flatten)]
     pub setting: Setting,
