@@ -28,8 +28,8 @@ How it is measured:
   anybody connected. A message that does not arrive at QoS 0 is counted, not repeated.
 
   The loads have EMQX's names where it has them: conn-tcp (connections), fanout, fanout-5-1000 (5
-  publishers, 1,000 subscribers, each message to all) and p2p (single messages: the highest rate, and
-  the latencies at half of it).
+  publishers, 1,000 subscribers, each message to all) and p2p (single messages: the highest rate, the
+  latencies at half of it, and those at one rate for all, half of the best other server's highest).
 
   Servers are installed with `.ci/setup bench`. One that is missing is left out.
 
