@@ -39,6 +39,12 @@ impl Folder {
         Folder::new(&std::env::temp_dir(), name)
     }
 
+    /// On the disk that is to be measured.
+    pub fn within(dir: &Path, name: &str) -> anyhow::Result<Folder> {
+        let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
+        Folder::new(&dir, name)
+    }
+
     fn new(parent: &Path, name: &str) -> anyhow::Result<Folder> {
         remove_leftovers(parent);
         let path = parent.join(format!("{PREFIX}{}-{name}", std::process::id()));

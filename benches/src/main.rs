@@ -9,6 +9,7 @@
 //! | `storm`, `churn`, `slow` | what happens when devices go, come, or stop reading | the same before it, the bare server |
 //! | `peers` | what do other brokers need for the same loads | mosquitto, nats-server, rumqttd |
 //! | `runtimes` | what would the same loop cost on another runtime | tokio, tokio-uring, glommio |
+//! | `kv` | what does the store carry, durable and not | redis-server |
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
 //! | `instructions` | what do the broker's decisions cost, in instructions | the recorded counts |
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
@@ -44,6 +45,8 @@ mod instructions;
 mod io;
 
 mod kernel_memory;
+
+mod kv;
 
 mod mqtt;
 
@@ -121,6 +124,8 @@ enum Command {
     Peers(peers::Arguments),
     /// The bare server on other runtimes, beside the one on io_uring
     Runtimes(runtimes::Arguments),
+    /// The store beside redis-server
+    Kv(kv::Arguments),
     /// The whole system under load, undisturbed and with a kill -9 in the middle
     System(system::Arguments),
     /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
@@ -163,6 +168,7 @@ fn main() -> ExitCode {
         Command::Slow(arguments) => scenario::slow::run(&arguments, &output),
         Command::Peers(arguments) => peers::run(&arguments, &output),
         Command::Runtimes(arguments) => runtimes::run(&arguments, &output),
+        Command::Kv(arguments) => kv::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
         Command::Report(arguments) => report::run(&arguments, &output),

@@ -44,7 +44,7 @@ pub struct Server {
 impl Server {
     pub fn start(command: &mut Command, processor: usize) -> anyhow::Result<Server> {
         command.stdout(Stdio::piped());
-        let mut process = Owned(spawn_on(command, processor)?);
+        let mut process = Owned(spawn_on(command, &[processor])?);
         let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         let mut ready = String::new();
         stdout.read_line(&mut ready)?;
@@ -162,7 +162,7 @@ impl Helper {
     pub fn of(program: &Path, arguments: &[String], processor: usize) -> anyhow::Result<Helper> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = Owned(spawn_on(&mut command, processor)?);
+        let mut process = Owned(spawn_on(&mut command, &[processor])?);
         let stdin = process.0.stdin.take().expect("piped");
         let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         Ok(Helper { process, stdin, stdout })
@@ -209,11 +209,11 @@ impl Daemon {
     pub fn start(
         command: &mut Command,
         folder: Folder,
-        processor: usize,
+        processors: &[usize],
     ) -> anyhow::Result<Daemon> {
         let file = File::create(folder.path().join(LOG)).context("its log")?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        Ok(Daemon { process: Owned(spawn_on(command, processor)?), folder })
+        Ok(Daemon { process: Owned(spawn_on(command, processors)?), folder })
     }
 
     pub fn id(&self) -> u32 {
@@ -237,12 +237,12 @@ const LOG: &str = "log";
 const LAST_WORDS_BYTES: usize = 2_000;
 
 /// A child inherits its starter's processors, so the starter moves there and back.
-fn spawn_on(command: &mut Command, processor: usize) -> anyhow::Result<Child> {
+fn spawn_on(command: &mut Command, processors: &[usize]) -> anyhow::Result<Child> {
     let before = io::processors()?;
     io::end_with_parent(command);
     // A signal from the terminal is for the program that owns the children.
     command.process_group(0);
-    io::pin(&[processor])?;
+    io::pin(processors)?;
     let spawned = command.spawn();
     io::pin(&before)?;
     spawned.with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))

@@ -133,7 +133,7 @@ impl Peer {
             // As many threads that run as it has processors.
             command.env("GOMAXPROCS", "1");
         }
-        let mut daemon = Daemon::start(&mut command, folder, processors()?.0)?;
+        let mut daemon = Daemon::start(&mut command, folder, &[processors()?.0])?;
         wait_until_it_listens(&mut daemon, address)
             .with_context(|| format!("{version}, {}", program.display()))?;
         Ok(Peer { daemon, address, version, config })
