@@ -18,6 +18,8 @@ pub struct Config {
     pub admin: String,
     pub dir: PathBuf,
     pub password: String,
+    pub users: Vec<String>,
+    pub users_file: PathBuf,
     pub network_threads: usize,
     pub connections_max: usize,
     pub arguments_max: usize,
@@ -43,6 +45,8 @@ impl Default for Config {
             admin: String::new(),
             dir: "hawser-kv".into(),
             password: String::new(),
+            users: Vec::new(),
+            users_file: PathBuf::new(),
             network_threads: 2,
             connections_max: 10_000,
             arguments_max: 65_536,
@@ -88,6 +92,8 @@ pub enum ConfigError {
     OutOfRange { name: &'static str, range: String, value: u64 },
     #[error("set `listen` or `unix`: nobody could connect")]
     NowhereToListen,
+    #[error("set `users` or `users_file`, not both")]
+    TwoUsers,
     #[error("set `request_bytes_max` to at least `bulk_bytes_max`, which one argument may have")]
     RequestBelowBulk,
 }
@@ -140,6 +146,9 @@ impl Config {
         if self.listen.is_empty() && self.unix.as_os_str().is_empty() {
             return Err(ConfigError::NowhereToListen);
         }
+        if !self.users.is_empty() && !self.users_file.as_os_str().is_empty() {
+            return Err(ConfigError::TwoUsers);
+        }
         if self.request_bytes_max < self.bulk_bytes_max {
             return Err(ConfigError::RequestBelowBulk);
         }
@@ -164,7 +173,8 @@ impl Config {
     /// As TOML, without the password.
     pub fn printed(&self) -> String {
         let hidden = if self.password.is_empty() { "" } else { "(hidden)" };
-        let shown = Config { password: hidden.into(), ..self.clone() };
+        let users = self.users.iter().map(|_| "(hidden)".to_string()).collect();
+        let shown = Config { password: hidden.into(), users, ..self.clone() };
         toml::to_string(&shown).expect("a flat table of plain values")
     }
 }

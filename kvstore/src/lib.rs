@@ -20,6 +20,12 @@
 //! server      start, accept, stop
 //! descriptors the limit of open files
 //! shared      what all of them look at
+//! users       who may do what
+//! live        the settings that change while the server runs
+//! stats       how often commands ran and how long
+//! slowlog     commands that took long
+//! latency     what else took long
+//! process     what the kernel says about this process
 //! metrics     counters
 //! admin       /metrics and /health
 //! ```
@@ -49,6 +55,18 @@ pub mod server;
 pub mod descriptors;
 
 pub mod shared;
+
+pub mod users;
+
+pub mod live;
+
+pub mod stats;
+
+pub mod slowlog;
+
+pub mod latency;
+
+pub mod process;
 
 pub mod metrics;
 

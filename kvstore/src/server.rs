@@ -26,10 +26,12 @@ use crate::metrics::Snapshot;
 use crate::session::Session;
 use crate::shared::{Shared, Stopped};
 use crate::store::database::{Database, StoreError, database_dir};
+use crate::store::directory::{self, DirectoryError};
 use crate::store::log::{self, Log};
 use crate::store::waiters::Waiters;
 use crate::store::writer::{Job, Writer};
 use crate::store::{checkpoint, everysec};
+use crate::users::{Users, UsersError};
 
 /// How long connections get to finish what they sent when the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -44,6 +46,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error("cannot listen on {address}: {error}; choose another `{setting}` or end what uses it")]
     Listen { address: String, setting: &'static str, error: io::Error },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error("cannot use {}: {error}; set `dir` to a directory this process may write", dir.display())]
     Dir { dir: PathBuf, error: String },
     #[error("{} is in use by another process; stop it or set `dir` to another directory", dir.display())]
@@ -54,6 +58,8 @@ pub enum StartError {
     Log(#[from] log::OpenError),
     #[error("cannot apply the write log: {0}")]
     Replay(StoreError),
+    #[error("users: {0}")]
+    Users(#[from] UsersError),
     #[error("cannot start threads: {0}")]
     Threads(io::Error),
 }
@@ -77,6 +83,7 @@ impl Server {
     /// Opens the directory, replays the write log and listens. Blocks while it does.
     pub fn start(config: Config) -> Result<Handle, StartError> {
         config.check()?;
+        let users = Users::new(&config.password, &config.users, &config.users_file)?;
         let tcp = bind_tcp(&config.listen, "listen")?;
         let admin = bind_tcp(&config.admin, "admin")?;
         let address_of = |listener: &Option<StdTcpListener>| {
@@ -94,7 +101,7 @@ impl Server {
 
         let unix_path = unix.is_some().then(|| config.unix.clone());
         let (jobs, queue) = mpsc::channel(config.queue_jobs_max);
-        let shared = Arc::new(Shared::new(config, database));
+        let shared = Arc::new(Shared::new(config, database, users));
         let threads = start_threads(&shared, log, queue).map_err(StartError::Threads)?;
         let (stop, stopping) = watch::channel(false);
         let (alive_sender, alive) = mpsc::channel(1);
@@ -206,7 +213,7 @@ fn log_dir(dir: &Path) -> PathBuf {
 fn open_database(config: &Config) -> Result<Database, StartError> {
     let dir = &config.dir;
     let unusable = |error: String| StartError::Dir { dir: dir.clone(), error };
-    std::fs::create_dir_all(dir).map_err(|error| unusable(error.to_string()))?;
+    directory::claim(dir, &[&config.unix, &config.users_file])?;
     Database::open(&database_dir(dir), config.cache_mib << 20, config.memtable_mib << 20).map_err(
         |error| match error.to_string() {
             text if text.contains("LOCK:") || text.contains("lock hold by") => {
@@ -346,7 +353,7 @@ impl Accept {
     async fn connection(self, mut socket: Socket) {
         let metrics = &self.shared.metrics;
         let open = metrics.connections.fetch_add(1, Relaxed);
-        if open >= self.shared.config.connections_max as u64 {
+        if open >= self.shared.live.connections_max() as u64 {
             metrics.refused_total.fetch_add(1, Relaxed);
             _ = socket.refuse(b"-ERR max number of clients reached\r\n").await;
         } else {

@@ -12,18 +12,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::command::error::OUTCOME_OPEN;
-use crate::command::table::{self, Access, Command, SessionCommand};
+use crate::command::acl::{Call, acl};
+use crate::command::basics::database;
+use crate::command::catalogue::{self, Facts};
+use crate::command::error::{CommandError, OUTCOME_OPEN};
+use crate::command::table::{self, Access, Command, Known, SessionCommand};
 use crate::command::{Read, integer, is_word};
 use crate::resp::reply::{Protocol, Reply};
 use crate::resp::request::{Parser, ProtocolError, Request};
 use crate::shared::{REDIS_VERSION, Shared};
 use crate::store::database::unix_ms;
+use crate::store::spaces::Selected;
 use crate::store::view::Frozen;
 use crate::store::writer::{Answer, Queued, Work};
+use crate::users::DEFAULT;
+use crate::users::denials::Denial;
+use crate::users::user::{Denied, User, hash_of};
 use crate::watch::WatchSet;
 
 /// Answers larger than this are sent before more commands run.
@@ -55,6 +63,9 @@ pub struct Session {
     id: u64,
     name: Bytes,
     is_authenticated: bool,
+    user: Arc<User>,
+    /// Changes of users and namespaces that this connection has looked at.
+    changes_seen: u64,
     pub input: BytesMut,
     pub reply: Reply,
     parser: Parser,
@@ -66,6 +77,9 @@ pub struct Session {
     broken: Option<ProtocolError>,
     transaction: Option<Transaction>,
     watched: WatchSet,
+    selected: Selected,
+    /// What a transaction that is being run selects.
+    selected_by_transaction: Option<Selected>,
     is_closing: bool,
     /// The commands about the connection of the transaction that was submitted, in order.
     own: Vec<Queued>,
@@ -76,6 +90,7 @@ struct Transaction {
     commands: Vec<Queued>,
     bytes: usize,
     is_spoilt: bool,
+    selected: Selected,
 }
 
 /// The moment the reads of one turn see, taken when the first of them runs, and anew after a WATCH.
@@ -83,10 +98,13 @@ type View<'a> = Option<Frozen<'a>>;
 
 impl Session {
     pub fn new(shared: Arc<Shared>) -> Session {
+        let user = shared.users.default_user();
         Session {
             id: shared.next_connection(),
             name: Bytes::new(),
-            is_authenticated: shared.config.password.is_empty(),
+            is_authenticated: user.is_on && user.needs_no_password,
+            user,
+            changes_seen: shared.access_changes(),
             input: BytesMut::new(),
             reply: Reply::new(Protocol::Resp2),
             parser: Parser::default(),
@@ -96,6 +114,8 @@ impl Session {
             broken: None,
             transaction: None,
             watched: WatchSet::new(shared.clone()),
+            selected: Selected::default(),
+            selected_by_transaction: None,
             is_closing: false,
             own: Vec::new(),
             shared,
@@ -116,6 +136,9 @@ impl Session {
         let shared = self.shared.clone();
         let mut view = View::None;
         loop {
+            if self.changes_seen != shared.access_changes() {
+                self.look_at_user();
+            }
             if self.is_closing {
                 return Step::Close;
             }
@@ -153,6 +176,10 @@ impl Session {
     /// The answers of a transaction's own commands go where they stand in it. None of them is run when
     /// the transaction was not.
     fn take_answer(&mut self, answer: Answer) {
+        let is_done = is_array(&answer.bytes);
+        if let Some(selected) = self.selected_by_transaction.take().filter(|_| is_done) {
+            self.selected = selected;
+        }
         let mut own = std::mem::take(&mut self.own).into_iter();
         let mut sent = 0;
         for at in answer.own {
@@ -210,13 +237,19 @@ impl Session {
         shared: &'a Shared,
         view: &mut View<'a>,
     ) -> Option<Step> {
-        let command = table::find(&request[0]);
-        let accepted = command.filter(|command| command.accepts(request.len()));
+        let resolved = table::resolve(&request).and_then(|(command, facts)| {
+            let denied = self.check(facts, &request);
+            denied.map_or(Ok((command, facts)), |denied| Err(denied.into()))
+        });
         let is_open = self.is_authenticated && self.transaction.is_none();
-        if let Some(command) = accepted.filter(|_| is_open) {
+        if let Ok((command, facts)) = resolved
+            && is_open
+        {
             match command.access {
-                Access::Write(_) => return self.push(command, request),
-                Access::Point(_) if !self.pending.is_empty() => return self.push(command, request),
+                Access::Write(_) => return self.push((command, facts), request),
+                Access::Point(_) if !self.pending.is_empty() && command.name != SELECT => {
+                    return self.push((command, facts), request);
+                }
                 _ => {}
             }
         }
@@ -224,17 +257,64 @@ impl Session {
             self.deferred = Some(request);
             return Some(self.submit());
         }
-        match (command, accepted) {
-            (None, _) => self.refuse(&unknown(&request)),
-            (Some(command), None) => self.refuse_arguments(command),
-            (_, Some(command)) => return self.run(command, request, shared, view),
+        match resolved {
+            Ok(known) => return self.run(known, request, shared, view),
+            Err(error) => self.reject(&error, &request),
         }
         None
     }
 
-    fn push(&mut self, command: &'static Command, args: Request) -> Option<Step> {
+    /// Whether its user may not run this. Who is nobody yet is told so later.
+    fn check(&self, facts: &'static Facts, request: &[Bytes]) -> Option<Denied> {
+        let is_free = !self.is_authenticated || self.user.is_unrestricted();
+        if is_free { None } else { self.user.check(facts, request).err() }
+    }
+
+    /// Looks again at who this is, since users or namespaces have changed. Whoever is not there any
+    /// more is closed.
+    fn look_at_user(&mut self) {
+        self.changes_seen = self.shared.access_changes();
+        if self.selected.namespace != 0 {
+            self.is_closing |= !self.shared.database.spaces().exists(self.selected.namespace);
+            return;
+        }
+        match self.shared.users.find(self.user.name.as_bytes()) {
+            Some(user) => self.user = user,
+            None => self.is_closing = true,
+        }
+    }
+
+    /// Answers why a command is not run.
+    fn reject(&mut self, error: &CommandError, request: &[Bytes]) {
+        let facts = catalogue::find(&request[0]).and_then(|facts| facts.of_words(request));
+        if let Some(facts) = facts {
+            self.shared.stats.rejected(facts);
+            let denied = self.check(facts, request);
+            if let Some(denied) = denied.filter(|_| error.is_denial()) {
+                self.log_denial(Denial::of(&denied, self.transaction.is_some()), None);
+            }
+        }
+        if matches!(error, CommandError::Arguments("exec")) {
+            self.transaction = None;
+            self.watched = WatchSet::new(self.shared.clone());
+            return self.reply.error(
+                "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' \
+                 command",
+            );
+        }
+        self.refuse(&error.to_string());
+    }
+
+    fn log_denial(&self, denial: Denial, user: Option<&[u8]>) {
+        let name = user.unwrap_or(self.user.name.as_bytes());
+        let user = String::from_utf8_lossy(name).into_owned();
+        let client = format!("id={} name={}", self.id, String::from_utf8_lossy(&self.name));
+        self.shared.users.denials.add(Denial { user, client, at_ms: unix_ms(), ..denial });
+    }
+
+    fn push(&mut self, (command, facts): Known, args: Request) -> Option<Step> {
         self.pending_bytes += request_bytes(&args);
-        self.pending.push(Queued { command, args });
+        self.pending.push(Queued { command, facts, args, selected: self.selected });
         let full = self.pending.len() >= self.shared.config.pipeline_commands_max
             || self.pending_bytes >= self.shared.config.request_bytes_max;
         full.then(|| self.submit())
@@ -245,25 +325,13 @@ impl Session {
         if let Some(transaction) = &mut self.transaction {
             transaction.is_spoilt = true;
         }
+        self.shared.stats.error(text);
         self.reply.error(text);
-    }
-
-    fn refuse_arguments(&mut self, command: &Command) {
-        let name = command.name;
-        if matches!(command.access, Access::Session(SessionCommand::Exec)) {
-            self.transaction = None;
-            self.watched = WatchSet::new(self.shared.clone());
-            return self.reply.error(&format!(
-                "EXECABORT Transaction discarded because of: wrong number of arguments for \
-                 '{name}' command"
-            ));
-        }
-        self.refuse(&format!("ERR wrong number of arguments for '{name}' command"));
     }
 
     fn run<'a>(
         &mut self,
-        command: &'static Command,
+        (command, facts): Known,
         args: Request,
         shared: &'a Shared,
         view: &mut View<'a>,
@@ -288,21 +356,28 @@ impl Session {
                 self.reply.ok();
                 self.is_closing = true;
             }
-            _ if self.transaction.is_some() => self.queue(command, args),
+            _ if self.transaction.is_some() => self.queue((command, facts), args),
             Access::Session(other) => return self.run_session(other, &args),
             Access::Waiting(_) => {
-                let command = Queued { command, args };
+                let command = Queued { command, facts, args, selected: self.selected };
                 return Some(Step::Submit(Work::Waiting { client: self.id, command }));
             }
             Access::Point(run) | Access::Scan(run) => {
-                let view = &*view.get_or_insert_with(|| Frozen::new(&shared.database));
-                let read = Read { view, now_ms: unix_ms(), shared, args: &args };
-                let start = self.reply.len();
-                if let Err(error) = run(&read, &mut self.reply) {
+                let frozen =
+                    view.get_or_insert_with(|| Frozen::new(&shared.database, self.selected));
+                let read = Read { view: &*frozen, now_ms: unix_ms(), shared, args: &args };
+                let (start, began) = (self.reply.len(), Instant::now());
+                let outcome = run(&read, &mut self.reply);
+                shared.ran(facts, &args, began.elapsed(), outcome.is_err());
+                if let Err(error) = outcome {
                     self.reply.truncate(start);
-                    self.reply.error(&error.to_string());
+                    self.refuse(&error.to_string());
                 }
                 shared.metrics.read_commands.fetch_add(1, Relaxed);
+                if let Some(database) = selects(command, &args) {
+                    self.selected.database = database;
+                    *view = None;
+                }
             }
             Access::Write(_) => unreachable!("a write is pending or in a transaction"),
         }
@@ -311,6 +386,7 @@ impl Session {
 
     fn run_session(&mut self, command: SessionCommand, args: &[Bytes]) -> Option<Step> {
         match command {
+            SessionCommand::Acl => self.acl(args),
             SessionCommand::Auth => self.auth(&args[1..]),
             SessionCommand::Client => return self.client(&args[1..]),
             SessionCommand::Hello => self.hello(&args[1..]),
@@ -327,6 +403,15 @@ impl Session {
         None
     }
 
+    fn acl(&mut self, args: &[Bytes]) {
+        let (shared, start) = (self.shared.clone(), self.reply.len());
+        let call = Call { shared: &shared, user: &self.user, args };
+        if let Err(error) = acl(&call, &mut self.reply) {
+            self.reply.truncate(start);
+            self.refuse(&error.to_string());
+        }
+    }
+
     /// Runs a command that stood in a transaction.
     fn run_own(&mut self, queued: Queued) {
         let Access::Session(command) = queued.command.access else {
@@ -341,11 +426,11 @@ impl Session {
         if self.transaction.is_some() {
             return self.reply.error("ERR MULTI calls can not be nested");
         }
-        self.transaction = Some(Transaction::default());
+        self.transaction = Some(Transaction { selected: self.selected, ..Transaction::default() });
         self.reply.ok();
     }
 
-    fn queue(&mut self, command: &'static Command, args: Request) {
+    fn queue(&mut self, (command, facts): Known, args: Request) {
         let config = &self.shared.config;
         let transaction = self.transaction.as_mut().expect("checked by the caller");
         transaction.bytes += request_bytes(&args);
@@ -357,7 +442,11 @@ impl Session {
             );
         }
         if !transaction.is_spoilt {
-            transaction.commands.push(Queued { command, args });
+            let selected = transaction.selected;
+            if let Some(database) = selects(command, &args) {
+                transaction.selected.database = database;
+            }
+            transaction.commands.push(Queued { command, facts, args, selected });
         }
         self.reply.simple("QUEUED");
     }
@@ -376,6 +465,7 @@ impl Session {
         let commands = transaction.commands;
         let is_own = |queued: &&Queued| matches!(queued.command.access, Access::Session(_));
         self.own = commands.iter().filter(is_own).cloned().collect();
+        self.selected_by_transaction = Some(transaction.selected);
         Some(Step::Submit(Work::Transaction { commands, watched }))
     }
 
@@ -394,7 +484,7 @@ impl Session {
         if self.watched.len() + keys.len() > self.shared.config.watched_keys_max {
             return self.reply.error("ERR more watched keys than watched_keys_max");
         }
-        keys.iter().for_each(|key| self.watched.add(key));
+        keys.iter().for_each(|key| self.watched.add(key, self.selected));
         self.reply.ok();
     }
 
@@ -404,26 +494,47 @@ impl Session {
             [user, password] => (Some(user), password),
             _ => return self.reply.error("ERR syntax error"),
         };
-        if user.is_none() && self.shared.config.password.is_empty() {
-            return self.reply.error(
+        let is_open = self.shared.users.default_user().needs_no_password;
+        if user.is_none() && is_open && !self.open_namespace(None, password) {
+            return self.refuse(
                 "ERR AUTH <password> called without any password configured for the default \
                  user. Are you sure your configuration is correct?",
             );
         }
-        if self.authenticate(user, password) {
+        if self.authenticate(user, password, b"AUTH") {
             self.reply.ok();
         }
     }
 
-    fn authenticate(&mut self, user: Option<&Bytes>, password: &[u8]) -> bool {
-        let known = user.is_none_or(|user| user == "default");
-        let wanted = self.shared.config.password.as_bytes();
-        let right = wanted.is_empty() || equal_in_constant_time(wanted, password);
-        if !(known && right) {
-            self.reply.error("WRONGPASS invalid username-password pair or user is disabled.");
-            return false;
+    fn authenticate(&mut self, user: Option<&Bytes>, password: &[u8], by: &'static [u8]) -> bool {
+        let name = user.map_or(DEFAULT.as_bytes(), |user| user);
+        let has_opened = self.open_namespace(user, password);
+        if !has_opened {
+            let Some(user) = self.shared.users.authenticate(name, password) else {
+                self.log_denial(Denial::of_auth(by), Some(name));
+                self.refuse("WRONGPASS invalid username-password pair or user is disabled.");
+                return false;
+            };
+            self.user = user;
+            self.selected = Selected { namespace: 0, ..self.selected };
         }
         self.is_authenticated = true;
+        true
+    }
+
+    /// A token opens its namespace, alone or behind the namespace's name.
+    fn open_namespace(&mut self, user: Option<&Bytes>, token: &[u8]) -> bool {
+        let spaces = self.shared.database.spaces();
+        if spaces.changes() == 0 {
+            return false;
+        }
+        let opened = spaces.opened_by(&hash_of(token));
+        let is_named = |name: &str| user.is_none_or(|user| user == DEFAULT || user == name);
+        let Some((name, namespace)) = opened.filter(|(name, _)| is_named(name)) else {
+            return false;
+        };
+        self.user = Arc::new(User::of_namespace(&name));
+        self.selected = Selected { namespace, database: 0 };
         true
     }
 
@@ -442,7 +553,7 @@ impl Session {
         while !rest.is_empty() {
             rest = match rest {
                 [word, user, password, rest @ ..] if is_word(word, "auth") => {
-                    if !self.authenticate(Some(user), password) {
+                    if !self.authenticate(Some(user), password, b"HELLO") {
                         return;
                     }
                     rest
@@ -544,6 +655,18 @@ impl Session {
     }
 }
 
+const SELECT: &str = "select";
+
+/// The database that this command selects.
+fn selects(command: &Command, args: &[Bytes]) -> Option<u8> {
+    if command.name == SELECT { database(&args[1]).ok() } else { None }
+}
+
+/// Whether an answer is an array that is there: those of a transaction that was run.
+fn is_array(answer: &[u8]) -> bool {
+    answer.starts_with(b"*") && !answer.starts_with(b"*-")
+}
+
 const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
@@ -555,30 +678,6 @@ fn request_bytes(args: &[Bytes]) -> usize {
     args.iter().map(|arg| arg.len() + 32).sum()
 }
 
-/// Redis's text, with the first arguments.
-fn unknown(request: &[Bytes]) -> String {
-    const SHOWN_BYTES_MAX: usize = 128;
-    let shown = |arg: &Bytes, bytes: usize| {
-        String::from_utf8_lossy(&arg[..arg.len().min(bytes)]).into_owned()
-    };
-    let mut args = String::new();
-    for arg in &request[1..] {
-        if args.len() >= SHOWN_BYTES_MAX {
-            break;
-        }
-        let arg = shown(arg, SHOWN_BYTES_MAX - args.len());
-        args.push_str(&format!("'{arg}' "));
-    }
-    let name = shown(&request[0], SHOWN_BYTES_MAX);
-    format!("ERR unknown command '{name}', with args beginning with: {args}")
-}
-
-/// How long it takes says nothing about where two passwords differ.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    let differing = a.iter().zip(b).fold(0, |bits, (a, b)| bits | (a ^ b));
-    a.len() == b.len() && std::hint::black_box(differing) == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -586,6 +685,8 @@ mod tests {
     use crate::store::database::Database;
     use crate::store::layout::{self, Family};
     use crate::store::overlay::Overlay;
+    use crate::users::Users;
+    use std::path::Path;
 
     fn request(words: &str) -> Request {
         words.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
@@ -597,12 +698,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("hkv-session-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
         let database = Database::open(&dir, 1 << 20, 1 << 20).expect("a database");
-        let shared = Arc::new(Shared::new(Config::default(), database));
+        let users = Users::new("", &[], Path::new("")).expect("no users");
+        let shared = Arc::new(Shared::new(Config::default(), database, users));
         let set = |sequence: u64, value: &[u8]| {
             let mut group = Overlay::new(&shared.database, sequence);
             group.put(Family::Metadata, layout::metadata_key(b"k"), layout::string(value, 0));
             shared.database.apply(sequence, &group.encode()).expect("applied");
-            shared.watches.mark(group.changed_keys(), false);
+            shared.watches.mark(group.changed_keys(), &[]);
         };
         set(1, b"old");
         let mut session = Session::new(shared.clone());
@@ -612,8 +714,11 @@ mod tests {
         assert!(session.take(request("WATCH k"), &shared, &mut view).is_none());
         assert!(session.take(request("GET k"), &shared, &mut view).is_none());
         assert_eq!(session.reply.bytes(), b"$-1\r\n+OK\r\n$3\r\nnew\r\n");
-        let group = Overlay::new(&shared.database, 3);
-        assert!(session.watched.is_unchanged(&group, unix_ms()), "nothing came after the WATCH");
+        let mut group = Overlay::new(&shared.database, 3);
+        assert!(
+            session.watched.is_unchanged(&mut group, unix_ms()),
+            "nothing came after the WATCH"
+        );
         drop(view);
         _ = std::fs::remove_dir_all(&dir);
     }

@@ -1,16 +1,24 @@
 //! What every connection and the writer look at. One per server.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::command::catalogue::Facts;
 use crate::command::random::Random;
 use crate::config::Config;
+use crate::latency::{Event, Latencies};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::resp::request::RequestLimits;
-use crate::store::database::Database;
+use crate::slowlog::SlowLog;
+use crate::stats::CommandStats;
+use crate::store::database::{Database, unix_ms};
+use crate::users::Users;
 use crate::watch::Watches;
 
 /// Why no write is taken until the server is started again. Reads go on.
@@ -29,18 +37,31 @@ pub struct Shared {
     pub random: Random,
     pub watches: Watches,
     pub metrics: Metrics,
+    pub users: Users,
+    pub live: Live,
+    pub stats: CommandStats,
+    pub slowlog: SlowLog,
+    pub latencies: Latencies,
     stopped: OnceLock<Stopped>,
     is_behind: AtomicBool,
     started: Instant,
+    run_id: String,
+    /// When the rate of commands was last asked for, and how many there had been.
+    asked: Mutex<(Instant, u64)>,
     last_connection: AtomicU64,
 }
 
-type Section = (&'static str, Vec<(&'static str, String)>);
-
 impl Shared {
-    pub fn new(config: Config, database: Database) -> Shared {
+    pub fn new(config: Config, database: Database, users: Users) -> Shared {
         Shared {
             limits: config.request_limits(),
+            users,
+            live: Live::new(&config),
+            stats: CommandStats::default(),
+            slowlog: SlowLog::default(),
+            latencies: Latencies::default(),
+            run_id: new_run_id(),
+            asked: Mutex::new((Instant::now(), 0)),
             config,
             database,
             random: Random::default(),
@@ -81,56 +102,56 @@ impl Shared {
         self.last_connection.fetch_add(1, Relaxed) + 1
     }
 
-    /// What `INFO` answers. `redis_version` is the version whose behaviour and texts this server has.
-    pub fn info(&self) -> Vec<Section> {
-        let metrics = self.metrics.snapshot();
-        let uptime = self.started.elapsed().as_secs();
-        vec![
-            (
-                "Server",
-                vec![
-                    ("redis_version", REDIS_VERSION.into()),
-                    ("redis_mode", "standalone".into()),
-                    ("hawser_kv_version", env!("CARGO_PKG_VERSION").into()),
-                    ("process_id", std::process::id().to_string()),
-                    ("uptime_in_seconds", uptime.to_string()),
-                ],
-            ),
-            (
-                "Clients",
-                vec![
-                    ("connected_clients", metrics.connections.to_string()),
-                    ("blocked_clients", metrics.blocked_clients.to_string()),
-                ],
-            ),
-            (
-                "Persistence",
-                vec![
-                    ("loading", "0".into()),
-                    ("log_groups", metrics.groups.to_string()),
-                    ("log_bytes", metrics.log_bytes.to_string()),
-                    ("writes_refused", metrics.writes_refused.to_string()),
-                    ("writes_trouble", self.trouble().unwrap_or_default()),
-                ],
-            ),
-            (
-                "Stats",
-                vec![
-                    ("total_connections_received", metrics.accepted_total.to_string()),
-                    ("total_reads_processed", metrics.read_commands.to_string()),
-                    ("total_writes_processed", metrics.writer_commands.to_string()),
-                ],
-            ),
-            ("Replication", vec![("role", "master".into()), ("connected_slaves", "0".into())]),
-            (
-                "Keyspace",
-                vec![(
-                    "estimated_keys",
-                    self.database.property("rocksdb.estimate-num-keys").to_string(),
-                )],
-            ),
-        ]
+    /// How often anything changed that says who may do what.
+    pub fn access_changes(&self) -> u64 {
+        self.users.changes() + self.database.spaces().changes()
     }
+
+    /// A command ran: everything that keeps count of it.
+    pub fn ran(&self, facts: &Facts, words: &[Bytes], took: Duration, failed: bool) {
+        self.stats.ran(facts, took, failed);
+        self.slowlog.ran(&self.live, facts, words, took, ("", &Bytes::new()));
+        let event = if facts.has_flag("fast") { Event::FastCommand } else { Event::Command };
+        self.latencies.took(&self.live, event, took);
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Forty hexadecimal digits that no other start has.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Commands a second since somebody last asked.
+    pub fn commands_per_second(&self, commands: u64) -> u64 {
+        let mut asked = self.asked.lock().expect("not poisoned: nothing panics under it");
+        let (at, before) = std::mem::replace(&mut *asked, (Instant::now(), commands));
+        (commands.saturating_sub(before) as f64 / at.elapsed().as_secs_f64().max(1e-3)) as u64
+    }
+
+    /// What CONFIG RESETSTAT sets to 0.
+    pub fn reset_counters(&self) {
+        let metrics = &self.metrics;
+        for counter in [
+            &metrics.accepted_total,
+            &metrics.refused_total,
+            &metrics.read_commands,
+            &metrics.writer_commands,
+            &metrics.protocol_errors_total,
+        ] {
+            counter.store(0, Relaxed);
+        }
+    }
+}
+
+fn new_run_id() -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(unix_ms().to_be_bytes());
+    hasher.update(std::process::id().to_be_bytes());
+    let digits = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    digits[..40].to_string()
 }
 
 pub const REDIS_VERSION: &str = "7.0.15";

@@ -5,7 +5,7 @@
 //! way round.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -13,12 +13,17 @@ use bytes::Bytes;
 use crate::command::find;
 use crate::shared::Shared;
 use crate::store::database::{Database, unix_ms};
+use crate::store::layout;
 use crate::store::overlay::Overlay;
+use crate::store::spaces::Selected;
 use crate::store::view::Frozen;
 
 /// A key as a connection saw it when it began to watch.
 struct Watched {
     key: Bytes,
+    selected: Selected,
+    /// The metadata key, in the space where the database was.
+    row: Bytes,
     changes: u64,
     clears: u64,
     existed: bool,
@@ -43,14 +48,14 @@ impl WatchSet {
         self.keys.is_empty()
     }
 
-    pub fn add(&mut self, key: &Bytes) {
-        if self.keys.iter().all(|watched| watched.key != key) {
-            self.keys.push(self.shared.watches.watch(key, &self.shared.database));
+    pub fn add(&mut self, key: &Bytes, selected: Selected) {
+        if self.keys.iter().all(|watched| watched.key != key || watched.selected != selected) {
+            self.keys.push(self.shared.watches.watch(key, selected, &self.shared.database));
         }
     }
 
     /// Whether nothing has changed; `group` is what runs now, before the transaction.
-    pub fn is_unchanged(&self, group: &Overlay<'_>, now_ms: u64) -> bool {
+    pub fn is_unchanged(&self, group: &mut Overlay<'_>, now_ms: u64) -> bool {
         self.keys.iter().all(|key| self.shared.watches.is_unchanged(key, group, now_ms))
     }
 }
@@ -66,32 +71,35 @@ pub struct Watches {
     keys: Mutex<HashMap<Bytes, Entry>>,
     /// Size of `keys`, so that nobody pays for the lock while nobody watches.
     count: AtomicUsize,
-    /// How often everything was dropped.
-    clears: AtomicU64,
 }
 
 struct Entry {
     watchers: usize,
     changes: u64,
+    /// How often its space was dropped.
+    clears: u64,
 }
 
 impl Watches {
     /// Counts first and looks then: a change between the two is seen and counted, which fails the
     /// transaction needlessly, but never misses one.
-    fn watch(&self, key: &Bytes, database: &Database) -> Watched {
+    fn watch(&self, key: &Bytes, selected: Selected, database: &Database) -> Watched {
         let mut keys = self.lock();
         // A copy: the original shares its memory with everything read from the socket at that time.
         let key = Bytes::copy_from_slice(key);
-        let entry = keys.entry(key.clone()).or_insert(Entry { watchers: 0, changes: 0 });
+        let mut row = layout::metadata_key(&key);
+        layout::move_to_space(&mut row, database.spaces().space(selected));
+        let row = Bytes::from(row);
+        let new = Entry { watchers: 0, changes: 0, clears: 0 };
+        let entry = keys.entry(row.clone()).or_insert(new);
         entry.watchers += 1;
-        let changes = entry.changes;
+        let (changes, clears) = (entry.changes, entry.clears);
         self.count.store(keys.len(), SeqCst);
         drop(keys);
-        let clears = self.clears.load(SeqCst);
         // A key that cannot be read fails its transaction: it will not be found unchanged.
-        let live = find(&Frozen::new(database), unix_ms(), &key);
+        let live = find(&Frozen::new(database, selected), unix_ms(), &key);
         let existed = live.is_ok_and(|live| live.is_some());
-        Watched { key, changes, clears, existed }
+        Watched { key, selected, row, changes, clears, existed }
     }
 
     fn unwatch(&self, watched: &[Watched]) {
@@ -100,20 +108,17 @@ impl Watches {
         }
         let mut keys = self.lock();
         for watched in watched {
-            let entry = keys.get_mut(&watched.key).expect("a watched key is in the table");
+            let entry = keys.get_mut(&watched.row).expect("a watched key is in the table");
             entry.watchers -= 1;
             if entry.watchers == 0 {
-                keys.remove(&watched.key);
+                keys.remove(&watched.row);
             }
         }
         self.count.store(keys.len(), SeqCst);
     }
 
     /// Counts the changes of a group that has become visible.
-    pub fn mark<'a>(&self, changed: impl Iterator<Item = &'a [u8]>, cleared: bool) {
-        if cleared {
-            self.clears.fetch_add(1, SeqCst);
-        }
+    pub fn mark<'a>(&self, changed: impl Iterator<Item = &'a [u8]>, cleared: &[(u32, u32)]) {
         if self.count.load(SeqCst) == 0 {
             return;
         }
@@ -123,17 +128,26 @@ impl Watches {
                 entry.changes += 1;
             }
         }
+        for (from, to) in cleared {
+            for (row, entry) in keys.iter_mut() {
+                entry.clears += u64::from((*from..*to).contains(&layout::space_of(row)));
+            }
+        }
     }
 
-    fn is_unchanged(&self, watched: &Watched, group: &Overlay<'_>, now_ms: u64) -> bool {
-        let cleared = group.is_cleared() || self.clears.load(SeqCst) != watched.clears;
-        if group.has_changed(&watched.key) || watched.existed && cleared {
+    fn is_unchanged(&self, watched: &Watched, group: &mut Overlay<'_>, now_ms: u64) -> bool {
+        let space = layout::space_of(&watched.row);
+        // After a SWAPDB the key is another one.
+        if group.has_changed(&watched.row) || group.space_of(watched.selected) != space {
             return false;
         }
-        let changes = self.lock().get(&watched.key).map(|entry| entry.changes);
-        if changes != Some(watched.changes) {
+        let counted = self.lock().get(&watched.row).map(|entry| (entry.changes, entry.clears));
+        let Some((changes, clears)) = counted else { return false };
+        let cleared = group.cleared().iter().any(|(from, to)| (*from..*to).contains(&space));
+        if changes != watched.changes || watched.existed && (cleared || clears != watched.clears) {
             return false;
         }
+        group.select(watched.selected);
         // It may have expired, which is no change that anybody made.
         !watched.existed || find(group, now_ms, &watched.key).is_ok_and(|live| live.is_some())
     }

@@ -4,12 +4,13 @@
 use thiserror::Error;
 
 use crate::store::database::StoreError;
+use crate::users::user::Denied;
 
 /// The code of an error after which nobody knows whether the write happened, or will. Every other
 /// error means that it did not and will not.
 pub const OUTCOME_OPEN: &str = "OUTCOMEOPEN";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CommandError {
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
@@ -150,8 +151,10 @@ pub enum CommandError {
         "ERR Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified."
     )]
     UnbalancedStreams,
-    #[error("ERR BLOCK is not supported: poll with XREAD without BLOCK")]
-    BlockUnsupported,
+    #[error("UNBLOCKED the stream key no longer exists")]
+    StreamGone,
+    #[error("NOGROUP the consumer group this client was blocked on no longer exists")]
+    GroupGone,
     #[error("ERR invalid start ID for the interval")]
     IntervalStart,
     #[error("ERR invalid end ID for the interval")]
@@ -164,10 +167,96 @@ pub enum CommandError {
     SetIdAddedTooSmall,
     #[error("ERR entries_added must be positive")]
     SetIdAddedNegative,
-    #[error("ERR only XINFO STREAM is supported")]
-    XinfoUnsupported,
-    #[error("ERR XINFO STREAM ... FULL is not supported")]
-    FullUnsupported,
+    #[error("ERR unknown command '{0}', with args beginning with: {1}")]
+    UnknownCommand(String, String),
+    #[error("{0}")]
+    LeftOut(String),
+    #[error("NOPERM this user has no permissions to run the '{0}' command")]
+    DeniedCommand(&'static str),
+    #[error("NOPERM this user has no permissions to access one of the keys used as arguments")]
+    DeniedKey,
+    #[error("NOPERM this user has no permissions to access one of the channels used as arguments")]
+    DeniedChannel,
+    #[error("ERR {0}")]
+    Users(String),
+    #[error("ERR User '{0}' not found")]
+    UserNotFound(String),
+    #[error("ERR Command '{0}' not found")]
+    CommandNotFound(String),
+    #[error("ERR Unknown category '{0}'")]
+    UnknownCategory(String),
+    #[error("ERR The 'default' user cannot be removed")]
+    DefaultUserStays,
+    #[error("ERR there is no file of users: set `users_file`, or the users in the configuration")]
+    NoUsersFile,
+    #[error(
+        "ERR There was an error trying to save the ACLs. Please check the server logs for more information"
+    )]
+    UsersNotSaved,
+    #[error(
+        "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to {0}"
+    )]
+    GenpassBits(i64),
+    #[error("ERR Invalid command specified")]
+    GetKeysUnknown,
+    #[error("ERR The command has no key arguments")]
+    GetKeysNone,
+    #[error("ERR Invalid number of arguments specified for command")]
+    GetKeysArity,
+    #[error("ERR Invalid arguments specified for command")]
+    GetKeysInvalid,
+    #[error("ERR Unknown option or number of arguments for CONFIG SET - '{0}'")]
+    ConfigUnknown(String),
+    #[error("ERR CONFIG SET failed (possibly related to argument '{0}') - {1}")]
+    ConfigRefused(String, String),
+    #[error("ERR count should be greater than or equal to -1")]
+    SlowlogCount,
+    #[error("ERR No samples available for event '{0}'")]
+    NoLatencySamples(String),
+    #[error("ERR {0}")]
+    Namespace(&'static str),
+    #[error("ERR unknown subcommand '{0}'. Try {1} HELP.")]
+    UnknownSubcommand(String, String),
+    #[error("ERR unknown subcommand or wrong number of arguments for '{0}'. Try {1} HELP.")]
+    SubcommandSyntax(String, &'static str),
+    #[error("NOGROUP No such key '{0}' or consumer group '{1}'")]
+    NoGroup(String, String),
+    #[error("NOGROUP No such key '{0}' or consumer group '{1}' in XREADGROUP with GROUP option")]
+    NoGroupToRead(String, String),
+    #[error("NOGROUP No such consumer group '{0}' for key name '{1}'")]
+    NoGroupOfKey(String, String),
+    #[error("BUSYGROUP Consumer Group name already exists")]
+    GroupExists,
+    #[error(
+        "ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may want \
+         to use the MKSTREAM option to create an empty stream automatically."
+    )]
+    NoStreamForGroup,
+    #[error("ERR value for ENTRIESREAD must be positive or -1")]
+    EntriesReadNegative,
+    #[error("ERR Missing GROUP option for XREADGROUP")]
+    NoGroupOption,
+    #[error("ERR The {0} option is only supported by XREADGROUP. You called XREAD instead.")]
+    OnlyInXreadgroup(&'static str),
+    #[error(
+        "ERR The $ ID is meaningless in the context of XREADGROUP: you want to read the history \
+         of this consumer by specifying a proper ID, or use the > ID to get new messages. The $ \
+         ID would just return an empty result set."
+    )]
+    DollarInGroup,
+    #[error(
+        "ERR The > ID can be specified only when calling XREADGROUP using the GROUP <group> \
+         <consumer> option."
+    )]
+    NewInXread,
+    #[error("ERR Invalid min-idle-time argument for {0}")]
+    ClaimMinIdle(&'static str),
+    #[error("ERR Invalid {0} option argument for XCLAIM")]
+    ClaimOption(&'static str),
+    #[error("ERR Unrecognized XCLAIM option '{0}'")]
+    ClaimUnrecognized(String),
+    #[error("ERR COUNT must be > 0")]
+    ClaimCount,
     #[error("ERR DB index is out of range")]
     DatabaseOutOfRange,
     #[error("ERR a collection of more than {0} members cannot be renamed")]
@@ -176,6 +265,28 @@ pub enum CommandError {
     ChangesTooLarge(usize),
     #[error("IOERR the store cannot read: see the server's log")]
     Storage,
+}
+
+impl From<Denied> for CommandError {
+    fn from(denied: Denied) -> CommandError {
+        match denied {
+            Denied::Command(name) => CommandError::DeniedCommand(name),
+            Denied::Key(_) => CommandError::DeniedKey,
+            Denied::Channel(_) => CommandError::DeniedChannel,
+        }
+    }
+}
+
+impl CommandError {
+    pub fn is_denial(&self) -> bool {
+        use CommandError::{DeniedChannel, DeniedCommand, DeniedKey};
+        matches!(self, DeniedCommand(_) | DeniedKey | DeniedChannel)
+    }
+}
+
+/// What a client sent, to be shown in an error.
+pub fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(128)]).into_owned()
 }
 
 impl From<StoreError> for CommandError {

@@ -1,13 +1,13 @@
-//! Whole keys: DEL, EXISTS, TOUCH, TYPE, RENAME, COPY, FLUSHALL, and the commands between databases,
-//! of which there is one.
+//! Whole keys: DEL, EXISTS, TOUCH, TYPE, RENAME, COPY, FLUSHALL, and the commands between databases.
 
 use std::ops::ControlFlow;
 
+use super::basics::database;
 use super::error::CommandError;
-use super::{Read, Write, integer, is_word, wait};
+use super::{Live, Read, Write, integer, is_word, wait};
 use crate::resp::reply::Reply;
-use crate::resp::{self};
 use crate::store::layout::{self, Family};
+use crate::store::spaces::{DATABASES, Selected};
 use crate::store::view::{Direction, View};
 
 type Outcome = Result<(), CommandError>;
@@ -63,27 +63,44 @@ fn rename_key(write: &mut Write<'_, '_>, overwrite: bool) -> Result<bool, Comman
     if !overwrite && write.find(to)?.is_some() {
         return Ok(false);
     }
-    copy_value(write, from, live.metadata, to)?;
+    let value = copied(write, from, live.metadata, to)?;
+    put_copied(write, to, value);
     write.delete_metadata(from);
     Ok(true)
 }
 
-/// Gives `to` what `from` holds, over whatever it holds itself.
-fn copy_value(write: &mut Write<'_, '_>, from: &[u8], mut metadata: Vec<u8>, to: &[u8]) -> Outcome {
+/// A value that is to be written somewhere else: its metadata and its members.
+type Copied = (Vec<u8>, Members);
+
+/// What `from` holds, as `to` would hold it.
+fn copied(
+    write: &mut Write<'_, '_>,
+    from: &[u8],
+    mut metadata: Vec<u8>,
+    to: &[u8],
+) -> Result<Copied, CommandError> {
+    let mut found = Vec::new();
     if let (_, Some(version)) = layout::version_of(&metadata)? {
         let new_version = write.overlay.next_version();
         for (name, value) in members(write, from, version, &metadata)? {
-            write.overlay.put(Family::Member, layout::member_key(to, new_version, &name), value);
+            found.push((layout::member_key(to, new_version, &name), value));
         }
         metadata = layout::with_version(&metadata, new_version)?;
     }
+    Ok((metadata, found))
+}
+
+fn put_copied(write: &mut Write<'_, '_>, to: &[u8], (metadata, members): Copied) {
+    for (member, value) in members {
+        write.overlay.put(Family::Member, member, value);
+    }
     write.put_metadata(to, metadata);
-    Ok(())
 }
 
 pub fn copy(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
     let (from, to) = (&write.args[1], &write.args[2]);
-    let mut replace = false;
+    let here = write.overlay.selected();
+    let (mut replace, mut there) = (false, here);
     let mut rest = &write.args[3..];
     while let Some((word, tail)) = rest.split_first() {
         rest = match tail {
@@ -92,47 +109,54 @@ pub fn copy(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
                 tail
             }
             [index, tail @ ..] if is_word(word, "db") => {
-                own_database(index)?;
+                there.database = database(index)?;
                 tail
             }
             _ => return Err(CommandError::Syntax),
         };
     }
-    if from == to {
+    if from == to && here == there {
         return Err(CommandError::SameObject);
     }
     let live = write.find(from)?;
-    let is_taken = !replace && write.find(to)?.is_some();
-    let Some(live) = live.filter(|_| !is_taken) else {
-        reply.integer(0);
-        return Ok(());
-    };
-    copy_value(write, from, live.metadata, to)?;
-    reply.integer(1);
+    let copied = copy_to(write, from, live, (there, to), replace)?;
+    reply.integer(copied.into());
     Ok(())
 }
 
-/// There is one database.
-fn own_database(index: &[u8]) -> Outcome {
-    match integer(index)? {
-        0 => Ok(()),
-        _ => Err(CommandError::DatabaseOutOfRange),
+/// Copies a key to one that may be in another database, and comes back.
+fn copy_to(
+    write: &mut Write<'_, '_>,
+    from: &[u8],
+    live: Option<Live>,
+    (there, to): (Selected, &[u8]),
+    replace: bool,
+) -> Result<bool, CommandError> {
+    let Some(live) = live else { return Ok(false) };
+    let here = write.overlay.selected();
+    let value = copied(write, from, live.metadata, to)?;
+    write.overlay.select(there);
+    let is_free = replace || write.find(to)?.is_none();
+    if is_free {
+        put_copied(write, to, value);
     }
+    write.overlay.select(here);
+    Ok(is_free)
 }
 
-/// To the same database, which is an error, since there is no other.
-pub fn move_key(write: &mut Write<'_, '_>, _: &mut Reply) -> Outcome {
-    own_database(&write.args[2])?;
-    Err(CommandError::SameObject)
-}
-
-pub fn swapdb(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
-    let first = resp::integer(&write.args[1]).ok_or(CommandError::FirstDatabaseInvalid)?;
-    let second = resp::integer(&write.args[2]).ok_or(CommandError::SecondDatabaseInvalid)?;
-    if (first, second) != (0, 0) {
-        return Err(CommandError::DatabaseOutOfRange);
+pub fn move_key(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    let from = write.overlay.selected();
+    let to = Selected { database: database(&write.args[2])?, ..from };
+    if from == to {
+        return Err(CommandError::SameObject);
     }
-    reply.ok();
+    let key = &write.args[1];
+    let live = write.find(key)?;
+    let copied = copy_to(write, key, live, (to, key), false)?;
+    if copied {
+        write.delete_metadata(key);
+    }
+    reply.integer(copied.into());
     Ok(())
 }
 
@@ -174,13 +198,37 @@ fn members(
     Ok(found)
 }
 
-pub fn flush(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+pub fn swapdb(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    let first = integer(&write.args[1]).map_err(|_| CommandError::FirstDatabaseInvalid)?;
+    let second = integer(&write.args[2]).map_err(|_| CommandError::SecondDatabaseInvalid)?;
+    let number = |number: i64| {
+        let number = u8::try_from(number).ok().filter(|number| *number < DATABASES);
+        number.ok_or(CommandError::DatabaseOutOfRange)
+    };
+    write.overlay.swap(number(first)?, number(second)?);
+    reply.ok();
+    Ok(())
+}
+
+pub fn flushdb(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    check_flush(write, reply)?;
+    write.overlay.clear_database();
+    Ok(())
+}
+
+pub fn flushall(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
+    check_flush(write, reply)?;
+    write.overlay.clear_namespace();
+    Ok(())
+}
+
+/// Dropping a space is one change whatever it holds, so there is no other way to do it.
+fn check_flush(write: &Write<'_, '_>, reply: &mut Reply) -> Outcome {
     match &write.args[1..] {
         [] => {}
         [mode] if is_word(mode, "async") || is_word(mode, "sync") => {}
         _ => return Err(CommandError::Syntax),
     }
-    write.overlay.clear();
     reply.ok();
     Ok(())
 }

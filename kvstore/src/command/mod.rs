@@ -1,33 +1,45 @@
 //! The commands: one function each, from arguments to an answer.
 //!
 //! ```text
-//! table      names, argument counts, and which function
+//! table      which function runs a command
+//! catalogue  what is known of every command of Redis
+//! left_out   which of them are not here, and why
 //! wait       commands that wait until there is something to answer
 //! error      what can be answered instead of a result
 //! members    what hashes, sets and sorted sets have in common
 //! random     numbers for the commands that choose
 //! choice     the commands that choose
-//! strings, lcs, hashes, sets, sorted_set/…, list/…, stream/…, keys, object, scan, expiry, info   the
-//!            functions
+//! strings, lcs, hashes, sets, sorted_set/…, list/…, stream/…, keys, object, scan, expiry   data
+//! basics, commands, config, info, slowlog, latency, memory, acl, namespace   the server itself
 //! ```
 //!
 //! A read gets a [`View`](crate::store::view::View), a write the [`Overlay`] of its group. Neither knows about connections, the log or
 //! other commands. **Invariant:** a write reads and checks everything before its first change, so a
 //! command that answers an error has changed nothing.
 
+pub mod acl;
+pub mod basics;
+pub mod catalogue;
 pub mod choice;
+pub mod commands;
+pub mod config;
 pub mod error;
 pub mod expiry;
 pub mod hashes;
 pub mod info;
 pub mod keys;
+pub mod latency;
 pub mod lcs;
+pub mod left_out;
 pub mod list;
 pub mod members;
+pub mod memory;
+pub mod namespace;
 pub mod object;
 pub mod random;
 pub mod scan;
 pub mod sets;
+pub mod slowlog;
 pub mod sorted_set;
 pub mod stream;
 pub mod strings;
@@ -36,9 +48,10 @@ pub mod wait;
 
 use bytes::Bytes;
 
-use crate::command::error::CommandError;
+use crate::command::error::{CommandError, shown};
 use crate::command::wait::Patience;
 use crate::resp;
+use crate::resp::reply::Reply;
 use crate::shared::Shared;
 use crate::store::layout::{self, Family, Header, Kind};
 use crate::store::overlay::Overlay;
@@ -123,4 +136,33 @@ pub fn integer(text: &[u8]) -> Result<i64, CommandError> {
 
 pub fn is_word(argument: &[u8], word: &str) -> bool {
     argument.eq_ignore_ascii_case(word.as_bytes())
+}
+
+/// The function of a subcommand; `all` has its full name, as in `xgroup|create`, and how many words it
+/// has with both.
+pub fn subcommand<F: Copy>(
+    args: &[Bytes],
+    all: &[(&'static str, i16, F)],
+) -> Result<F, CommandError> {
+    let named = |name: &str| {
+        let (_, name) = name.split_once('|').expect("the name of a subcommand");
+        is_word(&args[1], name)
+    };
+    match all.iter().find(|(name, _, _)| named(name)) {
+        Some((_, arity, run)) if table::is_arity(*arity, args.len()) => Ok(*run),
+        Some((name, _, _)) => Err(CommandError::Arguments(name)),
+        None => {
+            let container = shown(&args[0]).to_uppercase();
+            Err(CommandError::UnknownSubcommand(shown(&args[1]), container))
+        }
+    }
+}
+
+/// The answer of a HELP subcommand.
+pub fn put_help(reply: &mut Reply, container: &str, lines: &[&str]) {
+    reply.array(lines.len() + 3);
+    reply.simple(&format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    lines.iter().for_each(|line| reply.simple(line));
+    reply.simple("HELP");
+    reply.simple("    Print this help.");
 }

@@ -105,7 +105,7 @@ pub fn scan(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         &upper,
         Direction::Forward,
         &mut |row, metadata| {
-            match layout::place_in(row) {
+            match layout::key_place(row) {
                 Ok(place) if page.takes(place) => {}
                 Ok(_) => return ControlFlow::Break(()),
                 Err(malformed) => {

@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::error::CommandError;
+use super::catalogue::{self, Facts};
+use super::error::{CommandError, shown};
 use super::list::{edit, ends, read as list};
 use super::sorted_set::{algebra, change, pop, range, read as sorted_set};
-use super::stream::{add, read as stream};
+use super::stream::{add, claim, deliver, info as stream_info, pending, read as stream, xgroup};
 use super::wait::Flow;
-use super::{Read, Write, choice, expiry, hashes, info, keys, lcs, object, scan, sets, strings};
+use super::{
+    Read, Write, basics, choice, commands, config, expiry, hashes, info, keys, latency, lcs,
+    left_out, memory, namespace, object, scan, sets, slowlog, strings,
+};
 use crate::resp::reply::Reply;
+use bytes::Bytes;
 
 pub type ReadFn = fn(&Read<'_>, &mut Reply) -> Result<(), CommandError>;
 pub type WriteFn = fn(&mut Write<'_, '_>, &mut Reply) -> Result<(), CommandError>;
@@ -33,6 +38,7 @@ pub enum Access {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionCommand {
+    Acl,
     Auth,
     Client,
     Discard,
@@ -56,12 +62,20 @@ pub struct Command {
 
 impl Command {
     pub fn accepts(&self, words: usize) -> bool {
-        let wanted = usize::from(self.arity.unsigned_abs());
-        if self.arity < 0 { words >= wanted } else { words == wanted }
+        is_arity(self.arity, words)
     }
 }
 
+pub fn is_arity(arity: i16, words: usize) -> bool {
+    let wanted = usize::from(arity.unsigned_abs());
+    if arity < 0 { words >= wanted } else { words == wanted }
+}
+
 pub fn find(name: &[u8]) -> Option<&'static Command> {
+    known(name).map(|(command, _)| command)
+}
+
+fn known(name: &[u8]) -> Option<Known> {
     let mut lower = [0; NAME_BYTES_MAX];
     let lower = lower.get_mut(..name.len())?;
     lower.copy_from_slice(name);
@@ -71,10 +85,79 @@ pub fn find(name: &[u8]) -> Option<&'static Command> {
 
 const NAME_BYTES_MAX: usize = 16;
 
-static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Command>> = LazyLock::new(|| {
-    assert!(COMMANDS.iter().all(|command| command.name.len() <= NAME_BYTES_MAX));
-    COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect()
+pub type Known = (&'static Command, &'static Facts);
+
+static BY_NAME: LazyLock<HashMap<&'static [u8], Known>> = LazyLock::new(|| {
+    let known = COMMANDS.iter().map(|command| {
+        let name = command.name.as_bytes();
+        assert!(name.len() <= NAME_BYTES_MAX);
+        (name, (command, catalogue::find(name).expect("it is in the catalogue")))
+    });
+    known.collect()
 });
+
+/// The command that these words are, with what is known of it or its subcommand, or why they are none.
+pub fn resolve(words: &[Bytes]) -> Result<Known, CommandError> {
+    let Some((command, facts)) = known(&words[0]) else {
+        let left_out = catalogue::find(&words[0]).and_then(|facts| left_out::answer(facts.name));
+        return Err(left_out.map_or_else(|| unknown(words), CommandError::LeftOut));
+    };
+    if !command.accepts(words.len()) {
+        return Err(CommandError::Arguments(command.name));
+    }
+    let Some(facts) = facts.of_words(words) else {
+        let container = shown(&words[0]).to_uppercase();
+        return Err(CommandError::UnknownSubcommand(shown(&words[1]), container));
+    };
+    if facts.name.len() > command.name.len()
+        && let Some(answer) = left_out::answer(facts.name)
+    {
+        return Err(CommandError::LeftOut(answer));
+    }
+    let command = match command.name {
+        "xread" if stream::may_wait(words) => &XREAD_WAITING,
+        _ => command,
+    };
+    match facts.accepts(words.len()) {
+        true => Ok((command, facts)),
+        false => Err(CommandError::Arguments(facts.name)),
+    }
+}
+
+/// XREAD as it is run when it may wait.
+static XREAD_WAITING: Command = waiting("xread", -4, NO_KEYS, stream::xread_waiting);
+
+/// Redis's text, with the first arguments.
+fn unknown(words: &[Bytes]) -> CommandError {
+    const SHOWN_BYTES_MAX: usize = 128;
+    let shown = |word: &Bytes, bytes: usize| {
+        String::from_utf8_lossy(&word[..word.len().min(bytes)]).into_owned()
+    };
+    let mut args = String::new();
+    for word in &words[1..] {
+        if args.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        let word = shown(word, SHOWN_BYTES_MAX - args.len());
+        args.push_str(&format!("'{word}' "));
+    }
+    CommandError::UnknownCommand(shown(&words[0], SHOWN_BYTES_MAX), args)
+}
+
+/// Whether a command or subcommand of the catalogue runs here.
+pub fn is_offered(facts: &Facts) -> bool {
+    let container = facts.name.split('|').next().unwrap_or_default();
+    BY_NAME.contains_key(container.as_bytes()) && left_out::reason(facts.name).is_none()
+}
+
+/// The words that are channels, or patterns of channels.
+pub fn channels<'a>(facts: &Facts, words: &'a [Bytes]) -> &'a [Bytes] {
+    match facts.name {
+        "publish" => &words[1..2],
+        "subscribe" | "psubscribe" => &words[1..],
+        _ => &[],
+    }
+}
 
 const NO_KEYS: (i8, i8, i8) = (0, 0, 0);
 const ONE: (i8, i8, i8) = (1, 1, 1);
@@ -101,6 +184,7 @@ const fn waiting(name: &'static str, arity: i16, keys: (i8, i8, i8), run: WaitFn
 }
 
 pub const COMMANDS: &[Command] = &[
+    session("acl", -2, SessionCommand::Acl),
     session("auth", -2, SessionCommand::Auth),
     session("client", -2, SessionCommand::Client),
     session("discard", 1, SessionCommand::Discard),
@@ -110,18 +194,23 @@ pub const COMMANDS: &[Command] = &[
     session("quit", -1, SessionCommand::Quit),
     session("unwatch", 1, SessionCommand::Unwatch),
     session("watch", -2, SessionCommand::Watch),
-    point("ping", -1, NO_KEYS, info::ping),
-    point("echo", 2, NO_KEYS, info::echo),
-    point("select", 2, NO_KEYS, info::select),
+    point("ping", -1, NO_KEYS, basics::ping),
+    point("echo", 2, NO_KEYS, basics::echo),
+    point("select", 2, NO_KEYS, basics::select),
     many("info", -1, NO_KEYS, info::info),
-    many("command", -1, NO_KEYS, info::command),
-    point("function", -2, NO_KEYS, info::function),
+    many("command", -1, NO_KEYS, commands::command),
+    point("function", -2, NO_KEYS, basics::function),
+    many("config", -2, NO_KEYS, config::config),
+    many("slowlog", -2, NO_KEYS, slowlog::slowlog),
+    many("latency", -2, NO_KEYS, latency::latency),
+    many("memory", -2, NO_KEYS, memory::memory),
+    write("namespace", -2, NO_KEYS, namespace::namespace),
     many("dbsize", 1, NO_KEYS, scan::dbsize),
     many("keys", 2, NO_KEYS, scan::keys),
     many("scan", -2, NO_KEYS, scan::scan),
     many("randomkey", 1, NO_KEYS, scan::randomkey),
-    write("flushall", -1, NO_KEYS, keys::flush),
-    write("flushdb", -1, NO_KEYS, keys::flush),
+    write("flushall", -1, NO_KEYS, keys::flushall),
+    write("flushdb", -1, NO_KEYS, keys::flushdb),
     point("exists", -2, ALL, keys::exists),
     point("type", 2, ONE, keys::kind),
     write("del", -2, ALL, keys::del),
@@ -256,7 +345,8 @@ pub const COMMANDS: &[Command] = &[
     write("zinterstore", -4, ONE, algebra::zinterstore),
     write("zdiffstore", -4, ONE, algebra::zdiffstore),
     point("xlen", 2, ONE, stream::xlen),
-    point("xinfo", -2, (2, 2, 1), stream::xinfo),
+    many("xinfo", -2, NO_KEYS, stream_info::xinfo),
+    many("xpending", -3, ONE, pending::xpending),
     many("xrange", -4, ONE, stream::xrange),
     many("xrevrange", -4, ONE, stream::xrevrange),
     many("xread", -4, NO_KEYS, stream::xread),
@@ -264,4 +354,9 @@ pub const COMMANDS: &[Command] = &[
     write("xtrim", -4, ONE, add::xtrim),
     write("xdel", -3, ONE, add::xdel),
     write("xsetid", -3, ONE, add::xsetid),
+    write("xgroup", -2, NO_KEYS, xgroup::xgroup),
+    waiting("xreadgroup", -7, NO_KEYS, deliver::xreadgroup),
+    write("xack", -4, ONE, deliver::xack),
+    write("xclaim", -6, ONE, claim::xclaim),
+    write("xautoclaim", -6, ONE, claim::xautoclaim),
 ];

@@ -25,6 +25,7 @@ use thiserror::Error;
 
 use super::layout::{self, Bounds, Family, Malformed};
 use super::overlay::{self, Change};
+use super::spaces::Spaces;
 
 const METADATA: &str = "metadata";
 const MEMBER: &str = "member";
@@ -54,6 +55,7 @@ impl From<Malformed> for StoreError {
 
 pub struct Database {
     rocks: Arc<DB>,
+    spaces: Spaces,
 }
 
 impl Database {
@@ -70,7 +72,10 @@ impl Database {
             ColumnFamilyDescriptor::new(APPLIED, family_options(&cache, memtable_bytes)),
             ColumnFamilyDescriptor::new(METADATA, {
                 let mut options = family_options(&cache, memtable_bytes);
-                options.set_compaction_filter("hawser-expired", |_, _, metadata| {
+                options.set_compaction_filter("hawser-expired", |_, key, metadata| {
+                    if layout::system_name(key).is_some() {
+                        return Decision::Keep;
+                    }
                     expired_metadata(metadata, unix_ms())
                 });
                 options
@@ -83,7 +88,9 @@ impl Database {
         ];
         let rocks = Arc::new(DB::open_cf_descriptors(&database_options(), dir, families)?);
         shared.set(Arc::downgrade(&rocks)).expect("set once, here");
-        Ok(Database { rocks })
+        let database = Database { rocks, spaces: Spaces::default() };
+        database.load_spaces()?;
+        Ok(database)
     }
 
     pub fn rocks(&self) -> &DB {
@@ -104,20 +111,61 @@ impl Database {
     /// Applies one record of the write log, and with it the fact that it was applied.
     pub fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), StoreError> {
         let mut batch = WriteBatch::with_capacity_bytes(record.len() * 2 + 64);
-        for change in overlay::decode(record)? {
+        let changes = overlay::decode(record)?;
+        let mut system = Vec::new();
+        let mut note = |family, key, value: Option<&[u8]>| {
+            let name = layout::system_name(key).filter(|_| family == Family::Metadata);
+            system.extend(name.map(|name| (name.to_vec(), value.map(<[u8]>::to_vec))));
+        };
+        for change in changes {
             match change {
-                Change::Clear => {
-                    let (lower, upper) = layout::whole_space();
+                Change::Clear(from, to) => {
+                    let (lower, upper) = layout::spaces(from, to);
                     for family in [Family::Metadata, Family::Member] {
                         batch.delete_range_cf(self.family(family), &lower, &upper);
                     }
                 }
-                Change::Put(family, key, value) => batch.put_cf(self.family(family), key, value),
-                Change::Delete(family, key) => batch.delete_cf(self.family(family), key),
+                Change::Put(family, key, value) => {
+                    batch.put_cf(self.family(family), key, value);
+                    note(family, key, Some(value));
+                }
+                Change::Delete(family, key) => {
+                    batch.delete_cf(self.family(family), key);
+                    note(family, key, None);
+                }
             }
         }
         batch.put_cf(self.family_named(APPLIED), APPLIED_KEY, sequence.to_be_bytes());
-        Ok(self.rocks.write_without_wal(batch)?)
+        self.rocks.write_without_wal(batch)?;
+        if !system.is_empty() {
+            self.spaces.set(&system)?;
+        }
+        Ok(())
+    }
+
+    /// What the rows of the system space say at the start.
+    fn load_spaces(&self) -> Result<(), StoreError> {
+        let (lower, upper) = layout::system_space();
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        let mut rows = self.rocks.raw_iterator_cf_opt(self.family(Family::Metadata), options);
+        rows.seek_to_first();
+        let mut found = Vec::new();
+        while let Some((key, value)) = rows.item() {
+            let name = layout::system_name(key).ok_or(Malformed)?;
+            found.push((name.to_vec(), Some(value.to_vec())));
+            rows.next();
+        }
+        rows.status()?;
+        if !found.is_empty() {
+            self.spaces.set(&found)?;
+        }
+        Ok(())
+    }
+
+    pub fn spaces(&self) -> &Spaces {
+        &self.spaces
     }
 
     /// The last group of the write log that readers see. 0 in a new database.
@@ -161,6 +209,12 @@ impl Database {
                 &options,
             );
         }
+    }
+
+    /// A number RocksDB keeps for all families together.
+    pub fn property_of_one(&self, name: &str) -> u64 {
+        let value = self.rocks.property_int_value_cf(self.family_named(METADATA), name);
+        value.ok().flatten().unwrap_or(0)
     }
 
     /// A number RocksDB keeps, summed over the families.
@@ -248,6 +302,7 @@ struct OrphanFilter {
 }
 
 struct Owner {
+    space: u32,
     key: Vec<u8>,
     version: u64,
     /// Where its members lie, now and as of the last flush. `None`: it is gone.
@@ -259,6 +314,7 @@ impl Owner {
     /// the member, since both were written in one batch. The last flush is what there would be after a
     /// power failure, if the log had not been synced since.
     fn has_left(&self, member_key: &[u8]) -> bool {
+        let member_key = &*layout::in_space(member_key, 0);
         let holds = |(lower, upper): &Bounds| (&lower[..]..&upper[..]).contains(&member_key);
         !self.bounds.iter().flatten().any(holds)
     }
@@ -266,14 +322,15 @@ impl Owner {
 
 impl OrphanFilter {
     /// `None` when it cannot be known.
-    fn find_owner(&self, key: &[u8], version: u64) -> Option<Owner> {
+    fn find_owner(&self, space: u32, key: &[u8], version: u64) -> Option<Owner> {
         let rocks = self.database.get()?.upgrade()?;
+        let mut row = layout::metadata_key(key);
+        layout::move_to_space(&mut row, space);
         let bounds_as_of = |tier: ReadTier| {
             let mut options = ReadOptions::default();
             options.set_read_tier(tier);
             let family = rocks.cf_handle(METADATA)?;
-            let found =
-                rocks.get_pinned_cf_opt(family, layout::metadata_key(key), &options).ok()?;
+            let found = rocks.get_pinned_cf_opt(family, &row, &options).ok()?;
             let Some(metadata) = found else { return Some(None) };
             let (header, current) = layout::version_of(&metadata).ok()?;
             if header.is_expired(self.now_ms.saturating_sub(EXPIRY_GRACE_MS))
@@ -284,16 +341,19 @@ impl OrphanFilter {
             layout::member_bounds(key, &metadata).ok()
         };
         let bounds = [bounds_as_of(ReadTier::All)?, bounds_as_of(ReadTier::Persisted)?];
-        Some(Owner { key: key.to_vec(), version, bounds })
+        Some(Owner { space, key: key.to_vec(), version, bounds })
     }
 }
 
 impl CompactionFilter for OrphanFilter {
     fn filter(&mut self, _: u32, member_key: &[u8], _: &[u8]) -> Decision {
-        let Ok((key, version)) = layout::member_owner(member_key) else { return Decision::Keep };
-        let is_known = |owner: &Owner| owner.version == version && owner.key == key;
+        let Ok((space, key, version)) = layout::member_owner(member_key) else {
+            return Decision::Keep;
+        };
+        let is_known =
+            |owner: &Owner| owner.version == version && owner.space == space && owner.key == key;
         if !self.owner.as_ref().is_some_and(is_known) {
-            self.owner = self.find_owner(key, version);
+            self.owner = self.find_owner(space, key, version);
         }
         let has_left = self.owner.as_ref().is_some_and(|owner| owner.has_left(member_key));
         if has_left { Decision::Remove } else { Decision::Keep }

@@ -5,10 +5,12 @@
 //! When the group is full the rest of them are the first of the next group, so no other command comes
 //! between.
 
+use std::time::Instant;
+
 use tokio::sync::oneshot;
 
 use super::database::unix_ms;
-use super::layout::Kind;
+use super::layout::{self, Kind};
 use super::overlay::{Overlay, Savepoint};
 use super::waiters::{Ticket, Waiter, Waiters};
 use super::writer::{Answer, Job, Queued, Work};
@@ -123,7 +125,7 @@ impl<'d, 'w> Group<'d, 'w> {
         match job.work {
             Work::Pipeline(commands) => self.pipeline(commands, reply, job.answer),
             Work::Transaction { commands, watched } => {
-                if watched.is_unchanged(&self.overlay, self.now_ms) {
+                if watched.is_unchanged(&mut self.overlay, self.now_ms) {
                     self.transaction(&commands, reply, job.answer);
                 } else {
                     self.nothing_done(reply, job.answer);
@@ -227,7 +229,8 @@ impl<'d, 'w> Group<'d, 'w> {
     ) {
         // It may have gone before its turn came.
         if !answer.is_closed() {
-            let waiter = Waiter::new(client, command, wait, reply.protocol(), answer);
+            let space = self.overlay.space_of(command.selected);
+            let waiter = Waiter::new(client, command, space, wait, (reply.protocol(), answer));
             let ticket = self.waiters.add(waiter);
             self.began_to_wait.push(ticket);
         }
@@ -261,7 +264,10 @@ impl<'d, 'w> Group<'d, 'w> {
         }
         match self.overlay.changed_since(start) {
             Some(keys) => keys.iter().for_each(|key| self.waiters.key_changed(key)),
-            None => self.waiters.everything_changed(),
+            None => {
+                self.waiters.move_to(|selected| self.overlay.space_of(selected));
+                self.waiters.everything_changed();
+            }
         }
         self.serve();
     }
@@ -285,6 +291,9 @@ impl<'d, 'w> Group<'d, 'w> {
 
     /// `false` when there was no room for all.
     fn serve_at(&mut self, key: &[u8]) -> bool {
+        let first = self.waiters.next_at(key, 0).and_then(|ticket| self.waiters.get(ticket));
+        let Some(selected) = first.map(|waiter| waiter.queued.selected) else { return true };
+        self.overlay.select(selected);
         let mut kind = self.kind_of(key);
         let mut last = 0;
         while kind.is_some() || self.waiters.anyone_wants_other_kinds() {
@@ -306,6 +315,7 @@ impl<'d, 'w> Group<'d, 'w> {
 
     fn kind_of(&self, key: &[u8]) -> Option<Kind> {
         // A key that cannot be read wakes nobody; whoever asks for it is told.
+        let key = layout::user_key(key);
         let live = find(&self.overlay, self.now_ms, key).ok().flatten();
         live.map(|live| live.header.kind)
     }
@@ -315,7 +325,7 @@ impl<'d, 'w> Group<'d, 'w> {
         let waiter = self.waiters.remove(ticket).expect("the caller has seen it");
         let mut reply = Reply::new(waiter.protocol);
         let start = self.overlay.start(self.shared.config.changes_bytes_max());
-        let flow = self.execute(&waiter.queued, Patience::Woken(key), &mut reply);
+        let flow = self.execute(&waiter.queued, Patience::Woken(layout::user_key(key)), &mut reply);
         if let Flow::Waits(_) = flow {
             return self.waiters.put_back(ticket, waiter);
         }
@@ -332,7 +342,8 @@ impl<'d, 'w> Group<'d, 'w> {
     fn execute(&mut self, queued: &Queued, patience: Patience<'_>, reply: &mut Reply) -> Flow {
         let (start, before) = (reply.len(), self.overlay.savepoint());
         let (now_ms, shared, args) = (self.now_ms, self.shared, &queued.args[..]);
-        let overlay = &mut self.overlay;
+        let (overlay, began) = (&mut self.overlay, Instant::now());
+        overlay.select(queued.selected);
         let outcome = match queued.command.access {
             Access::Write(run) => {
                 let write = &mut Write { overlay, now_ms, shared, args, patience };
@@ -351,10 +362,15 @@ impl<'d, 'w> Group<'d, 'w> {
             true => Err(CommandError::ChangesTooLarge(self.shared.config.changes_bytes_max())),
             false => outcome,
         };
+        if !matches!(outcome, Ok(Flow::Waits(_))) {
+            shared.ran(queued.facts, args, began.elapsed(), outcome.is_err());
+        }
         outcome.unwrap_or_else(|error| {
             self.overlay.undo_to(before);
             reply.truncate(start);
-            reply.error(&error.to_string());
+            let text = error.to_string();
+            shared.stats.error(&text);
+            reply.error(&text);
             Flow::Answered
         })
     }

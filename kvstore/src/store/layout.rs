@@ -1,34 +1,54 @@
 //! How keys and values lie in RocksDB.
 //!
 //! ```text
-//! metadata   [space u8][place u32][key]                        -> [kind u8][expires_at_ms u64][body]
-//! member     [space u8][key bytes u32][key][version u64][name] -> what the kind puts there
-//! applied    "applied"                                         -> [sequence u64] of the write log
+//! metadata   [space u32][place u32][key]                        -> [kind u8][expires_at_ms u64][body]
+//! member     [space u32][key bytes u32][key][version u64][name] -> what the kind puts there
+//! applied    "applied"                                          -> [sequence u64] of the write log
 //!
 //! body       string   the value itself
 //!            hash     [version u64][members u64]               name = [0][place u32][field],  value
 //!            set      [version u64][members u64]               name = [0][place u32][member], empty
 //!            zset     [version u64][members u64]               name = [0][place u32][member], score
 //!                                                              name = [1][sortable score][member]
-//!            stream   [version u64][StreamState]               name = id, 16 bytes, value = fields
 //!            list     [version u64][head u64][tail u64]        name = index u64,   value = element
+//!            stream   [version u64][Stream]                    see below
 //! ```
 //!
 //! `place` is a hash of the key or member. Redis promises no order there, and in this one a walk can go
 //! on from a number alone, so that cursors need no memory of the server and hold for ever, and a random
 //! place is next to a random key or member, however many there are.
 //!
+//! ```text
+//! a member of a stream                          name                                 value
+//! entry                                         [0][id]                              fields
+//! group                                         [1][group]                           Group
+//! consumer                                      [2][number u64][consumer]            Consumer
+//! delivered and not acknowledged                [3][number u64][id]                  Pending
+//! the same, by consumer                         [4][number u64][length u32][consumer][id]
+//! ```
+//!
+//! An id is 16 bytes; `number` is the group's own, so that its other rows need not hold its name.
+//!
 //! All integers are big-endian, so that keys sort as their numbers do. `version` is unique for every
 //! life of a key: deleting a collection, or writing another over it, only replaces its metadata, and
-//! the members of the old version are garbage that compaction drops (the layout Kvrocks uses). The
-//! space byte leaves room for more than one database, and gives every family a finite upper bound.
+//! the members of the old version are garbage that compaction drops (the layout Kvrocks uses).
+//!
+//! A space is one database ([`spaces`](super::spaces)). Commands do not know in which one they are: the
+//! keys made here are of space 0, and a [`View`](super::view::View) moves them into its own, so no
+//! command can reach another one by mistake. Above all others is the system space, metadata of the
+//! server itself.
 //!
 //! **Invariant:** a command that changes anything of a key also writes its metadata.
 
+use std::borrow::Cow;
+
 use siphasher::sip::SipHasher13;
 
-/// The only space there is today.
-const SPACE: u8 = 1;
+/// Bytes of the space at the start of every key.
+const SPACE_BYTES: usize = 4;
+
+/// Holds what is no database's. It is never cleared, and nothing in it expires.
+const SYSTEM_SPACE: u32 = u32::MAX;
 
 const HEADER_BYTES: usize = 9;
 
@@ -174,11 +194,12 @@ pub struct Stream {
     pub last: StreamId,
     pub first: StreamId,
     pub max_deleted: StreamId,
+    pub groups: u64,
 }
 
 impl Stream {
     pub fn decode(body: &[u8]) -> Result<Stream, Malformed> {
-        let (body, [version, length, added]) = integers(body)?;
+        let (body, [version, length, added, groups]) = integers(body)?;
         let (body, [last_ms, last_seq, first_ms, first_seq, deleted_ms, deleted_seq]) =
             integers(body)?;
         if !body.is_empty() {
@@ -191,12 +212,13 @@ impl Stream {
             last: StreamId { ms: last_ms, seq: last_seq },
             first: StreamId { ms: first_ms, seq: first_seq },
             max_deleted: StreamId { ms: deleted_ms, seq: deleted_seq },
+            groups,
         })
     }
 
     pub fn encode(self, expires_at_ms: u64) -> Vec<u8> {
-        let mut out = Header { kind: Kind::Stream, expires_at_ms }.encode(72);
-        put_integers(&mut out, [self.version, self.length, self.added]);
+        let mut out = Header { kind: Kind::Stream, expires_at_ms }.encode(80);
+        put_integers(&mut out, [self.version, self.length, self.added, self.groups]);
         put_integers(&mut out, [self.last.ms, self.last.seq]);
         put_integers(&mut out, [self.first.ms, self.first.seq]);
         put_integers(&mut out, [self.max_deleted.ms, self.max_deleted.seq]);
@@ -244,6 +266,125 @@ impl List {
         put_integers(&mut out, [self.version, self.head, self.tail]);
         out
     }
+}
+
+/// A consumer group. `entries_read` is unknown after its place was set by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub number: u64,
+    pub last: StreamId,
+    pub entries_read: Option<u64>,
+    pub pending: u64,
+    pub consumers: u64,
+}
+
+impl Group {
+    pub fn decode(value: &[u8]) -> Result<Group, Malformed> {
+        let (rest, [number, last_ms, last_seq, entries_read, pending, consumers]) =
+            integers(value)?;
+        if !rest.is_empty() {
+            return Err(Malformed);
+        }
+        let last = StreamId { ms: last_ms, seq: last_seq };
+        let entries_read = Some(entries_read).filter(|read| *read != u64::MAX);
+        Ok(Group { number, last, entries_read, pending, consumers })
+    }
+
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(48);
+        put_integers(&mut out, [self.number, self.last.ms, self.last.seq]);
+        let entries_read = self.entries_read.unwrap_or(u64::MAX);
+        put_integers(&mut out, [entries_read, self.pending, self.consumers]);
+        out
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    pub seen_ms: u64,
+    pub pending: u64,
+}
+
+impl Consumer {
+    pub fn decode(value: &[u8]) -> Result<Consumer, Malformed> {
+        let (rest, [seen_ms, pending]) = integers(value)?;
+        if rest.is_empty() { Ok(Consumer { seen_ms, pending }) } else { Err(Malformed) }
+    }
+
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16);
+        put_integers(&mut out, [self.seen_ms, self.pending]);
+        out
+    }
+}
+
+/// An entry that was delivered to a consumer and is not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    pub delivered_ms: u64,
+    pub deliveries: u64,
+    pub consumer: Vec<u8>,
+}
+
+impl Pending {
+    pub fn decode(value: &[u8]) -> Result<Pending, Malformed> {
+        let (consumer, [delivered_ms, deliveries]) = integers(value)?;
+        Ok(Pending { delivered_ms, deliveries, consumer: consumer.to_vec() })
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 + self.consumer.len());
+        put_integers(&mut out, [self.delivered_ms, self.deliveries]);
+        out.extend_from_slice(&self.consumer);
+        out
+    }
+}
+
+pub fn entry_name(id: StreamId) -> [u8; 17] {
+    let mut out = [0; 17];
+    out[1..].copy_from_slice(&id.to_bytes());
+    out
+}
+
+/// What the names of all groups start with.
+pub const GROUPS: &[u8] = &[1];
+
+pub fn group_name(name: &[u8]) -> Vec<u8> {
+    [GROUPS, name].concat()
+}
+
+fn of_group(tag: u8, number: u64) -> Vec<u8> {
+    [&[tag][..], &number.to_be_bytes()].concat()
+}
+
+/// What the names of all other rows of a group start with.
+pub fn group_prefixes(number: u64) -> [Vec<u8>; 3] {
+    [2, 3, 4].map(|tag| of_group(tag, number))
+}
+
+pub fn consumers_prefix(number: u64) -> Vec<u8> {
+    of_group(2, number)
+}
+
+pub fn consumer_name(number: u64, name: &[u8]) -> Vec<u8> {
+    [&consumers_prefix(number), name].concat()
+}
+
+pub fn pending_prefix(number: u64) -> Vec<u8> {
+    of_group(3, number)
+}
+
+pub fn pending_name(number: u64, id: StreamId) -> Vec<u8> {
+    [&pending_prefix(number)[..], &id.to_bytes()].concat()
+}
+
+pub fn owned_prefix(number: u64, consumer: &[u8]) -> Vec<u8> {
+    let bytes = u32::try_from(consumer.len()).expect("names are bounded");
+    [&of_group(4, number)[..], &bytes.to_be_bytes(), consumer].concat()
+}
+
+pub fn owned_name(number: u64, consumer: &[u8], id: StreamId) -> Vec<u8> {
+    [&owned_prefix(number, consumer)[..], &id.to_bytes()].concat()
 }
 
 /// The first key and the one after the last.
@@ -308,12 +449,12 @@ pub fn metadata_key(key: &[u8]) -> Vec<u8> {
 /// Where the metadata of the keys begins that stand at this place or after it.
 pub fn metadata_from(place: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(METADATA_PREFIX_BYTES + 32);
-    out.push(SPACE);
+    out.extend_from_slice(&[0; SPACE_BYTES]);
     out.extend_from_slice(&place.to_be_bytes());
     out
 }
 
-const METADATA_PREFIX_BYTES: usize = 1 + PLACE_BYTES;
+const METADATA_PREFIX_BYTES: usize = SPACE_BYTES + PLACE_BYTES;
 const PLACE_BYTES: usize = 4;
 
 /// The user's key in a metadata key.
@@ -321,10 +462,56 @@ pub fn user_key(metadata_key: &[u8]) -> &[u8] {
     metadata_key.get(METADATA_PREFIX_BYTES..).unwrap_or_default()
 }
 
-/// The place in a metadata key, or in the name of a member of a hash, a set or a sorted set: both have
-/// one byte before it.
-pub fn place_in(row: &[u8]) -> Result<u32, Malformed> {
-    let bytes = row.get(1..1 + PLACE_BYTES).ok_or(Malformed)?;
+/// The space of a stored key.
+pub fn space_of(key: &[u8]) -> u32 {
+    key.first_chunk().map_or(SYSTEM_SPACE, |space| u32::from_be_bytes(*space))
+}
+
+/// The same key in that space, whatever space it was in.
+pub fn move_to_space(key: &mut [u8], space: u32) {
+    key[..SPACE_BYTES].copy_from_slice(&space.to_be_bytes());
+}
+
+/// The same for a key that is borrowed; keys of space 0 stay where they are.
+pub fn in_space(key: &[u8], space: u32) -> Cow<'_, [u8]> {
+    if space_of(key) == space {
+        return Cow::Borrowed(key);
+    }
+    let mut key = key.to_vec();
+    move_to_space(&mut key, space);
+    Cow::Owned(key)
+}
+
+/// The same for the upper end of a range, which may be the end of the space.
+pub fn end_in_space(upper: &[u8], space: u32) -> Cow<'_, [u8]> {
+    match upper.len() {
+        SPACE_BYTES => Cow::Owned((space + 1).to_be_bytes().to_vec()),
+        _ => in_space(upper, space),
+    }
+}
+
+/// The metadata key of a row of the system space.
+pub fn system_key(name: &[u8]) -> Vec<u8> {
+    [&SYSTEM_SPACE.to_be_bytes(), name].concat()
+}
+
+/// The name of a row of the system space, if this is the metadata key of one.
+pub fn system_name(metadata_key: &[u8]) -> Option<&[u8]> {
+    metadata_key.strip_prefix(&SYSTEM_SPACE.to_be_bytes())
+}
+
+/// The place in a metadata key.
+pub fn key_place(metadata_key: &[u8]) -> Result<u32, Malformed> {
+    place_at(SPACE_BYTES, metadata_key)
+}
+
+/// The place in the name of a member of a hash, a set or a sorted set.
+pub fn place_in(name: &[u8]) -> Result<u32, Malformed> {
+    place_at(1, name)
+}
+
+fn place_at(start: usize, row: &[u8]) -> Result<u32, Malformed> {
+    let bytes = row.get(start..start + PLACE_BYTES).ok_or(Malformed)?;
     Ok(u32::from_be_bytes(bytes.try_into().expect("four bytes")))
 }
 
@@ -397,8 +584,8 @@ pub fn scored_member(name: &[u8]) -> Result<(f64, &[u8]), Malformed> {
 
 /// What all member keys of one collection start with.
 pub fn member_prefix(key: &[u8], version: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + 4 + key.len() + 8 + 32);
-    out.push(SPACE);
+    let mut out = Vec::with_capacity(SPACE_BYTES + 4 + key.len() + 8 + 32);
+    out.extend_from_slice(&[0; SPACE_BYTES]);
     out.extend_from_slice(&u32::try_from(key.len()).expect("keys are bounded").to_be_bytes());
     out.extend_from_slice(key);
     out.extend_from_slice(&version.to_be_bytes());
@@ -411,26 +598,37 @@ pub fn member_key(key: &[u8], version: u64, name: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The owner of a member: the user's key and the version it belongs to.
-pub fn member_owner(member_key: &[u8]) -> Result<(&[u8], u64), Malformed> {
-    let (head, rest) = member_key.split_first_chunk::<5>().ok_or(Malformed)?;
-    let key_bytes = u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize;
+/// The owner of a member: its space, the user's key and the version it belongs to.
+pub fn member_owner(member_key: &[u8]) -> Result<(u32, &[u8], u64), Malformed> {
+    let rest = member_key.get(SPACE_BYTES..).ok_or(Malformed)?;
+    let (key_bytes, rest) = rest.split_first_chunk::<4>().ok_or(Malformed)?;
+    let key_bytes = u32::from_be_bytes(*key_bytes) as usize;
     let (key, rest) = rest.split_at_checked(key_bytes).ok_or(Malformed)?;
-    Ok((key, integers::<1>(rest)?.1[0]))
+    Ok((space_of(member_key), key, integers::<1>(rest)?.1[0]))
 }
 
 /// The smallest key above every key that starts with `prefix`; the prefixes above start with
-/// [`SPACE`], so there always is one.
+/// space 0, so there always is one.
 pub fn after_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut out = prefix.to_vec();
     while out.pop_if(|byte| *byte == u8::MAX).is_some() {}
-    *out.last_mut().expect("a prefix starts with the space byte") += 1;
+    *out.last_mut().expect("a prefix starts with its space") += 1;
     out
 }
 
 /// Bounds of everything of the space, in either family.
 pub fn whole_space() -> (Vec<u8>, Vec<u8>) {
-    (vec![SPACE], vec![SPACE + 1])
+    spaces(0, 1)
+}
+
+/// Bounds of all spaces from one to before another.
+pub fn spaces(from: u32, to: u32) -> (Vec<u8>, Vec<u8>) {
+    (from.to_be_bytes().to_vec(), to.to_be_bytes().to_vec())
+}
+
+/// Bounds of the system space.
+pub fn system_space() -> (Vec<u8>, Vec<u8>) {
+    (SYSTEM_SPACE.to_be_bytes().to_vec(), vec![u8::MAX; SPACE_BYTES + 1])
 }
 
 /// A stream entry's fields: count, then each with its length before it.

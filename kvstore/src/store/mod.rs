@@ -1,7 +1,9 @@
 //! Everything on disk, and the one thread that changes it.
 //!
 //! ```text
+//! directory   whose directory it is, and of which version
 //! layout      keys and values in RocksDB
+//! spaces      where the databases of a namespace are
 //! view        what commands read from
 //! overlay     the changes of a group
 //! database    RocksDB
@@ -15,11 +17,13 @@
 
 pub mod checkpoint;
 pub mod database;
+pub mod directory;
 pub mod everysec;
 pub mod group;
 pub mod layout;
 pub mod log;
 pub mod overlay;
+pub mod spaces;
 pub mod view;
 pub mod waiters;
 pub mod writer;

@@ -9,7 +9,7 @@
 //! not kept, and whoever runs it takes the rest back ([`Overlay::undo_to`]).
 //!
 //! ```text
-//! record   clear? then per change: [code u8][key bytes u32][key]([value bytes u32][value])
+//! record   clears, each [0][from u32][to u32], then per change: [code u8][key bytes u32][key]([value bytes u32][value])
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,7 @@ use rocksdb::ReadOptions;
 
 use super::database::{Database, StoreError};
 use super::layout::{self, Family, Malformed};
+use super::spaces::{Namespace, Row, Rows, Selected, Slots};
 use super::view::{Direction, View, Visit};
 
 /// Versions one group can hand out; also the most changes that make sense in one record.
@@ -27,8 +28,8 @@ const VERSION_BITS: u32 = 24;
 /// One change of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// Drop everything: `FLUSHALL`. Always the first of its record.
-    Clear,
+    /// Drop all spaces from one to before another. Always before the others of its record.
+    Clear(u32, u32),
     Put(Family, &'a [u8], &'a [u8]),
     Delete(Family, &'a [u8]),
 }
@@ -42,8 +43,10 @@ const CHANGE_BYTES: usize = 1 + 4 + 4;
 enum Undo {
     /// The key had this change before, or none.
     Change { family: Family, key: Vec<u8>, before: Option<Option<Vec<u8>>> },
-    /// Everything was dropped, and these keys were not among those dropped before.
-    Clear { changes: [Changes; 2], cleared: bool, dropped: Vec<Vec<u8>> },
+    /// These changes were dropped, and these keys were not among those dropped before.
+    Clear { changes: [Changes; 2], is_new: bool, dropped: Vec<Vec<u8>> },
+    /// What was worked on before.
+    Select { selected: Selected, space: u32 },
 }
 
 /// A moment to come back to, until the next [`Overlay::start`].
@@ -58,8 +61,13 @@ pub struct Overlay<'a> {
     sequence: u64,
     versions: u64,
     changes: [Changes; 2],
-    cleared: bool,
-    /// Metadata keys that had changed when the group dropped everything.
+    selected: Selected,
+    space: u32,
+    /// Spaces that were dropped, each from one to before another.
+    cleared: Vec<(u32, u32)>,
+    /// Whether the system space may have changed.
+    has_moved: bool,
+    /// Metadata keys that had changed when the group dropped their space.
     changed_before_clear: BTreeSet<Vec<u8>>,
     bytes: usize,
     /// Where `bytes` must not go past.
@@ -76,7 +84,10 @@ impl<'a> Overlay<'a> {
             sequence,
             versions: 0,
             changes: Default::default(),
-            cleared: false,
+            selected: Selected::default(),
+            space: database.spaces().space(Selected::default()),
+            cleared: Vec::new(),
+            has_moved: false,
             changed_before_clear: BTreeSet::new(),
             bytes: 0,
             bytes_end: usize::MAX,
@@ -103,17 +114,20 @@ impl<'a> Overlay<'a> {
         Savepoint { undo: self.undo.len(), bytes: self.bytes }
     }
 
-    /// The user's keys that were changed after a savepoint, each as often as it was, in that order.
-    /// `None` when everything was dropped.
+    /// The metadata keys that were changed after a savepoint, in their spaces, each as often as it was, in
+    /// that order. `None` when databases were dropped or swapped.
     pub fn changed_since(&self, savepoint: Savepoint) -> Option<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
         for undo in &self.undo[savepoint.undo..] {
             match undo {
                 Undo::Clear { .. } => return None,
                 Undo::Change { family: Family::Metadata, key, .. } => {
-                    keys.push(layout::user_key(key).to_vec());
+                    if layout::system_name(key).is_some() {
+                        return None;
+                    }
+                    keys.push(key.clone());
                 }
-                Undo::Change { .. } => {}
+                Undo::Change { .. } | Undo::Select { .. } => {}
             }
         }
         Some(keys)
@@ -128,11 +142,19 @@ impl<'a> Overlay<'a> {
                     Some(before) => _ = self.changes[family as usize].insert(key, before),
                     None => _ = self.changes[family as usize].remove(&key),
                 },
-                Undo::Clear { changes, cleared, dropped } => {
-                    (self.changes, self.cleared) = (changes, cleared);
+                Undo::Clear { changes, is_new, dropped } => {
+                    for (now, before) in self.changes.iter_mut().zip(changes) {
+                        now.extend(before);
+                    }
+                    if is_new {
+                        self.cleared.pop();
+                    }
                     for key in dropped {
                         self.changed_before_clear.remove(&key);
                     }
+                }
+                Undo::Select { selected, space } => {
+                    (self.selected, self.space) = (selected, space);
                 }
             }
         }
@@ -146,7 +168,80 @@ impl<'a> Overlay<'a> {
         self.change(family, key, None);
     }
 
-    fn change(&mut self, family: Family, key: Vec<u8>, value: Option<Vec<u8>>) {
+    /// What comes after works on this database.
+    pub fn select(&mut self, selected: Selected) {
+        let space = self.space_of(selected);
+        if space != self.space || selected != self.selected {
+            self.undo.push(Undo::Select { selected: self.selected, space: self.space });
+            (self.selected, self.space) = (selected, space);
+        }
+    }
+
+    /// Where a database is, as this group sees it.
+    pub fn space_of(&self, selected: Selected) -> u32 {
+        selected.space(&self.slots(selected.namespace))
+    }
+
+    fn slots(&self, namespace: u32) -> Slots {
+        let changed = self.has_moved.then(|| self.system_rows().ok()).flatten();
+        let slots = changed.map(|rows| rows.slots(namespace));
+        slots.unwrap_or_else(|| self.database.spaces().slots(namespace))
+    }
+
+    /// The rows of the system space as this group sees them.
+    fn system_rows(&self) -> Result<Rows, Malformed> {
+        let mut rows = self.database.spaces().rows().clone();
+        let (lower, upper) = layout::system_space();
+        for (key, value) in self.changes[Family::Metadata as usize].range(lower..upper) {
+            rows.set(layout::system_name(key).ok_or(Malformed)?, value.as_deref())?;
+        }
+        Ok(rows)
+    }
+
+    fn change_system(&mut self, row: &Row, value: Option<Vec<u8>>) {
+        self.has_moved = true;
+        self.change_row(Family::Metadata, layout::system_key(&row.name()), value);
+    }
+
+    pub fn namespaces(&self) -> Result<BTreeMap<String, Namespace>, StoreError> {
+        Ok(self.system_rows()?.namespaces)
+    }
+
+    pub fn last_namespace(&self) -> Result<u32, StoreError> {
+        Ok(self.system_rows()?.last_namespace)
+    }
+
+    pub fn put_last_namespace(&mut self, number: u32) {
+        self.change_system(&Row::LastNamespace, Some(number.to_be_bytes().to_vec()));
+    }
+
+    pub fn put_namespace(&mut self, name: &str, namespace: &Namespace) {
+        self.change_system(&Row::Namespace(name.to_string()), Some(namespace.encode()));
+    }
+
+    /// Drops the namespace with all its databases.
+    pub fn delete_namespace(&mut self, name: &str, namespace: u32) {
+        let (from, to) = Selected { namespace, database: 0 }.namespace_spaces();
+        self.clear(from, to);
+        self.change_system(&Row::Namespace(name.to_string()), None);
+        self.change_system(&Row::Slots(namespace), None);
+    }
+
+    /// Exchanges two databases of the namespace that is worked on.
+    pub fn swap(&mut self, a: u8, b: u8) {
+        let namespace = self.selected.namespace;
+        let mut slots = self.slots(namespace);
+        slots.swap(a.into(), b.into());
+        self.change_system(&Row::Slots(namespace), Some(slots.to_vec()));
+        self.select(self.selected);
+    }
+
+    fn change(&mut self, family: Family, mut key: Vec<u8>, value: Option<Vec<u8>>) {
+        layout::move_to_space(&mut key, self.space);
+        self.change_row(family, key, value);
+    }
+
+    fn change_row(&mut self, family: Family, key: Vec<u8>, value: Option<Vec<u8>>) {
         let bytes = CHANGE_BYTES + key.len() + value.as_ref().map_or(0, Vec::len);
         if self.is_overfull || bytes > self.bytes_end - self.bytes {
             self.is_overfull = true;
@@ -157,17 +252,40 @@ impl<'a> Overlay<'a> {
         self.undo.push(Undo::Change { family, key, before });
     }
 
-    /// Drops every key, those of this group included.
-    pub fn clear(&mut self) {
-        let changes = std::mem::take(&mut self.changes);
+    /// Drops every key of the database, those of this group included.
+    pub fn clear_database(&mut self) {
+        self.clear(self.space, self.space + 1);
+    }
+
+    /// Drops every key of the namespace, those of this group included.
+    pub fn clear_namespace(&mut self) {
+        let (from, to) = self.selected.namespace_spaces();
+        self.clear(from, to);
+    }
+
+    fn clear(&mut self, from: u32, to: u32) {
+        let is_new = !self.cleared.contains(&(from, to));
+        if is_new && (self.is_overfull || CHANGE_BYTES > self.bytes_end - self.bytes) {
+            self.is_overfull = true;
+            return;
+        }
+        let (lower, upper) = layout::spaces(from, to);
+        let mut changes: [Changes; 2] = Default::default();
+        for (now, before) in self.changes.iter_mut().zip(&mut changes) {
+            *before = now.split_off(&lower);
+            now.append(&mut before.split_off(&upper));
+        }
         let mut dropped = Vec::new();
         for key in changes[Family::Metadata as usize].keys() {
             if self.changed_before_clear.insert(key.clone()) {
                 dropped.push(key.clone());
             }
         }
-        self.undo.push(Undo::Clear { changes, cleared: self.cleared, dropped });
-        self.cleared = true;
+        self.undo.push(Undo::Clear { changes, is_new, dropped });
+        if is_new {
+            self.bytes += CHANGE_BYTES;
+            self.cleared.push((from, to));
+        }
     }
 
     /// A version no collection has had before: above those of all earlier groups.
@@ -178,11 +296,16 @@ impl<'a> Overlay<'a> {
     }
 
     pub fn is_empty(&self) -> bool {
-        !self.cleared && self.changes.iter().all(BTreeMap::is_empty)
+        self.cleared.is_empty() && self.changes.iter().all(BTreeMap::is_empty)
     }
 
-    pub fn is_cleared(&self) -> bool {
-        self.cleared
+    /// The spaces that were dropped, each from one to before another.
+    pub fn cleared(&self) -> &[(u32, u32)] {
+        &self.cleared
+    }
+
+    fn is_cleared(&self) -> bool {
+        self.cleared.iter().any(|(from, to)| (*from..*to).contains(&self.space))
     }
 
     /// At least the bytes of the record: repeats are counted.
@@ -190,23 +313,24 @@ impl<'a> Overlay<'a> {
         self.bytes
     }
 
-    /// Whether this group has changed the key, by its name.
+    /// Whether this group has changed what a stored key stands for.
     pub fn has_changed(&self, key: &[u8]) -> bool {
-        let key = layout::metadata_key(key);
-        self.changes[Family::Metadata as usize].contains_key(&key)
-            || self.changed_before_clear.contains(&key)
+        self.changes[Family::Metadata as usize].contains_key(key)
+            || self.changed_before_clear.contains(key)
     }
 
-    /// The user's keys that this group has changed.
+    /// The metadata keys that this group has changed, in their spaces.
     pub fn changed_keys(&self) -> impl Iterator<Item = &[u8]> {
         let metadata = self.changes[Family::Metadata as usize].keys();
-        metadata.chain(&self.changed_before_clear).map(|key| layout::user_key(key))
+        metadata.chain(&self.changed_before_clear).map(Vec::as_slice)
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes + 64);
-        if self.cleared {
+        for (from, to) in &self.cleared {
             out.push(CODE_CLEAR);
+            out.extend_from_slice(&from.to_be_bytes());
+            out.extend_from_slice(&to.to_be_bytes());
         }
         for (family, changes) in FAMILIES.into_iter().zip(&self.changes) {
             for (key, value) in changes {
@@ -244,7 +368,7 @@ pub fn decode(mut record: &[u8]) -> Result<Vec<Change<'_>>, Malformed> {
     while let Some((&code, rest)) = record.split_first() {
         record = rest;
         changes.push(match code {
-            CODE_CLEAR => Change::Clear,
+            CODE_CLEAR => Change::Clear(take_u32(&mut record)?, take_u32(&mut record)?),
             1 => Change::Put(Family::Metadata, take_bytes(&mut record)?, take_bytes(&mut record)?),
             2 => Change::Delete(Family::Metadata, take_bytes(&mut record)?),
             3 => Change::Put(Family::Member, take_bytes(&mut record)?, take_bytes(&mut record)?),
@@ -255,19 +379,29 @@ pub fn decode(mut record: &[u8]) -> Result<Vec<Change<'_>>, Malformed> {
     Ok(changes)
 }
 
+fn take_u32(record: &mut &[u8]) -> Result<u32, Malformed> {
+    let (number, rest) = record.split_first_chunk::<4>().ok_or(Malformed)?;
+    *record = rest;
+    Ok(u32::from_be_bytes(*number))
+}
+
 fn take_bytes<'a>(record: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
-    let (count, rest) = record.split_first_chunk::<4>().ok_or(Malformed)?;
-    let (bytes, rest) =
-        rest.split_at_checked(u32::from_be_bytes(*count) as usize).ok_or(Malformed)?;
+    let count = take_u32(record)? as usize;
+    let (bytes, rest) = record.split_at_checked(count).ok_or(Malformed)?;
     *record = rest;
     Ok(bytes)
 }
 
 impl View for Overlay<'_> {
+    fn selected(&self) -> Selected {
+        self.selected
+    }
+
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = &*layout::in_space(key, self.space);
         match self.changes[family as usize].get(key) {
             Some(value) => Ok(value.clone()),
-            None if self.cleared => Ok(None),
+            None if self.is_cleared() => Ok(None),
             None => {
                 let found =
                     self.database.rocks().get_pinned_cf(self.database.family(family), key)?;
@@ -284,6 +418,8 @@ impl View for Overlay<'_> {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
+        let lower = &*layout::in_space(lower, self.space);
+        let upper = &*layout::end_in_space(upper, self.space);
         if lower >= upper {
             return Ok(());
         }
@@ -293,7 +429,7 @@ impl View for Overlay<'_> {
             Direction::Forward => changes.next(),
             Direction::Backward => changes.next_back(),
         };
-        if self.cleared {
+        if self.is_cleared() {
             while let Some((key, value)) = next_change() {
                 if value.as_ref().is_some_and(|value| visit(key, value).is_break()) {
                     break;

@@ -9,7 +9,8 @@ use std::ops::ControlFlow;
 use rocksdb::{DB, ReadOptions, SnapshotWithThreadMode};
 
 use super::database::{Database, StoreError};
-use super::layout::Family;
+use super::layout::{self, Family};
+use super::spaces::Selected;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -17,10 +18,13 @@ pub enum Direction {
     Backward,
 }
 
-/// Called with each key and value of a scan until it breaks.
+/// Called with each key, its space included, and value of a scan until it breaks.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 pub trait View {
+    /// The database that is read from.
+    fn selected(&self) -> Selected;
+
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Visits the pairs with `lower <= key < upper`.
@@ -34,20 +38,28 @@ pub trait View {
     ) -> Result<(), StoreError>;
 }
 
-/// One moment of the database.
+/// One moment of one database.
 pub struct Frozen<'a> {
     database: &'a Database,
     snapshot: SnapshotWithThreadMode<'a, DB>,
+    selected: Selected,
+    space: u32,
 }
 
 impl<'a> Frozen<'a> {
-    pub fn new(database: &'a Database) -> Frozen<'a> {
-        Frozen { database, snapshot: database.rocks().snapshot() }
+    pub fn new(database: &'a Database, selected: Selected) -> Frozen<'a> {
+        let snapshot = database.rocks().snapshot();
+        Frozen { database, snapshot, selected, space: database.spaces().space(selected) }
     }
 }
 
 impl View for Frozen<'_> {
+    fn selected(&self) -> Selected {
+        self.selected
+    }
+
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = layout::in_space(key, self.space);
         let found = self.snapshot.get_pinned_cf(self.database.family(family), key)?;
         Ok(found.map(|value| value.to_vec()))
     }
@@ -61,8 +73,8 @@ impl View for Frozen<'_> {
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(lower);
-        options.set_iterate_upper_bound(upper);
+        options.set_iterate_lower_bound(&*layout::in_space(lower, self.space));
+        options.set_iterate_upper_bound(&*layout::end_in_space(upper, self.space));
         let mut rows = self.snapshot.raw_iterator_cf_opt(self.database.family(family), options);
         match direction {
             Direction::Forward => rows.seek_to_first(),

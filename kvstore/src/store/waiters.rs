@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! waiters   ticket -> command, answer, when it ends     tickets grow, so their order is that of coming
-//! by_key    key -> tickets
+//! by_key    key in its space -> tickets
 //! ready     keys that have changed and whose waiters have not been looked at since
 //! ```
 //!
@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use super::writer::{Answer, Queued};
 use crate::command::wait::Wait;
 use crate::resp::reply::{Protocol, Reply};
-use crate::store::layout::Kind;
+use crate::store::layout::{self, Kind};
+use crate::store::spaces::Selected;
 
 /// When a client began to wait; the smaller, the earlier.
 pub type Ticket = u64;
@@ -26,6 +27,7 @@ pub type Ticket = u64;
 pub struct Waiter {
     pub client: u64,
     pub queued: Queued,
+    /// The metadata keys, in the space where the client's database is.
     pub keys: BTreeSet<Bytes>,
     pub kind: Kind,
     pub wants_other_kinds: bool,
@@ -55,16 +57,16 @@ impl Waiter {
     pub fn new(
         client: u64,
         command: &Queued,
+        space: u32,
         wait: Wait,
-        protocol: Protocol,
-        answer: oneshot::Sender<Answer>,
+        (protocol, answer): (Protocol, oneshot::Sender<Answer>),
     ) -> Waiter {
         let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
         let args = wait.args.iter().map(copy).collect();
         Waiter {
             client,
-            queued: Queued { command: command.command, args },
-            keys: wait.keys.iter().map(copy).collect(),
+            queued: Queued { args, ..command.clone() },
+            keys: wait.keys.iter().map(|key| in_space(&layout::metadata_key(key), space)).collect(),
             kind: wait.kind,
             wants_other_kinds: wait.wants_other_kinds,
             protocol,
@@ -83,6 +85,10 @@ impl Waiter {
     pub fn end_with(self, reply: Reply) {
         _ = self.answer.send(Answer::whole(reply));
     }
+}
+
+fn in_space(key: &[u8], space: u32) -> Bytes {
+    Bytes::from(layout::in_space(key, space).into_owned())
 }
 
 impl Waiters {
@@ -161,6 +167,17 @@ impl Waiters {
             && self.is_ready.insert(key.clone())
         {
             self.ready.push_back(key.clone());
+        }
+    }
+
+    /// Databases may be in other spaces now, where their keys are waited for.
+    pub fn move_to(&mut self, space_of: impl Fn(Selected) -> u32) {
+        let tickets: Vec<Ticket> = self.waiters.keys().copied().collect();
+        for ticket in tickets {
+            let mut waiter = self.remove(ticket).expect("it is there");
+            let space = space_of(waiter.queued.selected);
+            waiter.keys = waiter.keys.iter().map(|key| in_space(key, space)).collect();
+            self.put_back(ticket, waiter);
         }
     }
 

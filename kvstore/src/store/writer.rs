@@ -34,10 +34,13 @@ use super::database::StoreError;
 use super::group::{Executed, Group, Ran};
 use super::log::{AppendError, Log};
 use super::overlay::Overlay;
+use super::spaces::Selected;
 use super::waiters::Waiters;
+use crate::command::catalogue::Facts;
 use crate::command::error::OUTCOME_OPEN;
 use crate::command::table::Command;
 use crate::config::Durability;
+use crate::latency::Event;
 use crate::resp::reply::{Protocol, Reply};
 use crate::shared::{Shared, Stopped};
 use crate::watch::WatchSet;
@@ -46,7 +49,9 @@ use crate::watch::WatchSet;
 #[derive(Clone)]
 pub struct Queued {
     pub command: &'static Command,
+    pub facts: &'static Facts,
     pub args: Vec<Bytes>,
+    pub selected: Selected,
 }
 
 pub enum Work {
@@ -164,7 +169,7 @@ pub struct Unapplied {
     sequence: u64,
     record: Vec<u8>,
     changed: Vec<Vec<u8>>,
-    is_cleared: bool,
+    cleared: Vec<(u32, u32)>,
 }
 
 /// Says that the writer is gone when a panic has ended it.
@@ -237,6 +242,8 @@ impl Writer {
                 let text = refusal.text();
                 executed.into_iter().for_each(|job| job.refuse(&text));
                 // What they did not find may be there, since what took it did not happen.
+                let spaces = shared.database.spaces();
+                self.waiters.move_to(|selected| spaces.space(selected));
                 began_to_wait.into_iter().for_each(|ticket| self.waiters.look_again(ticket));
             }
         }
@@ -258,17 +265,18 @@ impl Writer {
                 AppendError::Stopped => Refusal::LogStopped,
             }
         })?;
+        self.shared.latencies.took(&self.shared.live, Event::LogSync, started.elapsed());
         metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         metrics.log_bytes.fetch_add(record.len() as u64, Relaxed);
         metrics.groups.fetch_add(1, Relaxed);
         if self.apply(sequence, &record).is_err() {
             let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
-            let is_cleared = overlay.is_cleared();
-            self.unapplied = Some(Unapplied { sequence, record, changed, is_cleared });
+            let cleared = overlay.cleared().to_vec();
+            self.unapplied = Some(Unapplied { sequence, record, changed, cleared });
             self.shared.set_behind(true);
             return Err(Refusal::NotApplied);
         }
-        self.shared.watches.mark(overlay.changed_keys(), overlay.is_cleared());
+        self.shared.watches.mark(overlay.changed_keys(), overlay.cleared());
         match self.log.rotate() {
             Ok(false) => {}
             Ok(true) => _ = self.checkpoint.try_send(()),
@@ -289,7 +297,7 @@ impl Writer {
     fn apply_unapplied(&mut self) -> Result<(), StoreError> {
         let Some(late) = &self.unapplied else { return Ok(()) };
         self.apply(late.sequence, &late.record)?;
-        self.shared.watches.mark(late.changed.iter().map(Vec::as_slice), late.is_cleared);
+        self.shared.watches.mark(late.changed.iter().map(Vec::as_slice), &late.cleared);
         self.unapplied = None;
         self.shared.set_behind(false);
         Ok(())
@@ -300,6 +308,7 @@ impl Writer {
         self.shared.database.apply(sequence, record).inspect_err(|error| {
             tracing::error!(%error, sequence, "cannot apply a group to the database");
         })?;
+        self.shared.latencies.took(&self.shared.live, Event::DbApply, started.elapsed());
         let micros = started.elapsed().as_micros() as u64;
         self.shared.metrics.apply_micros.fetch_add(micros, Relaxed);
         Ok(())
@@ -363,9 +372,11 @@ impl Wake for Unpark {
 mod tests {
     use super::*;
     use crate::admin::health;
-    use crate::command::table::{self, Access, find};
+    use crate::command::table::Access;
+    use crate::command::{catalogue, table};
     use crate::config::Config;
     use crate::store::database::Database;
+    use crate::users::Users;
     use std::path::{Path, PathBuf};
 
     struct TempDir(PathBuf);
@@ -391,7 +402,8 @@ mod tests {
             Log::open::<super::super::log::OpenError>(&dir.join("log"), 0, 1 << 20, |_, _| Ok(()));
         let (queue, jobs) = mpsc::channel(16);
         let (checkpoint, _) = std::sync::mpsc::sync_channel(1);
-        let shared = Arc::new(Shared::new(Config::default(), database));
+        let users = Users::new("", &[], Path::new("")).expect("no users");
+        let shared = Arc::new(Shared::new(Config::default(), database, users));
         let log = log.expect("a log").0;
         (
             Writer { shared, log, jobs, checkpoint, unapplied: None, waiters: Waiters::default() },
@@ -402,7 +414,8 @@ mod tests {
     fn queued(words: &[&str]) -> Queued {
         let args: Vec<Bytes> =
             words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-        Queued { command: find(&args[0]).expect("a command"), args }
+        let (command, facts) = table::resolve(&args).expect("a command");
+        Queued { command, facts, args, selected: Selected::default() }
     }
 
     fn job(commands: Vec<Queued>) -> (Job, oneshot::Receiver<Answer>) {
@@ -468,7 +481,12 @@ mod tests {
         let dir = TempDir::new("panic");
         let (writer, queue) = writer(&dir.0);
         let shared = writer.shared.clone();
-        let (job, answered) = job(vec![Queued { command: &PANIC, args: vec![] }]);
+        let (job, answered) = job(vec![Queued {
+            command: &PANIC,
+            facts: &catalogue::all()[0],
+            args: vec![],
+            selected: Selected::default(),
+        }]);
         queue.blocking_send(job).map_err(|_| "full").expect("the queue is open");
         let thread = std::thread::spawn(move || writer.run());
         thread.join().expect_err("it panicked");

@@ -111,6 +111,14 @@ fn command() -> impl Strategy<Value = String> {
         1 => key().prop_map(|k| format!("LRANGE {k} 0 -1")),
         2 => select(vec!["MULTI", "EXEC"]).prop_map(String::from),
         1 => key().prop_map(|k| format!("WATCH {k}")),
+        3 => (key(), select(vec!["$", "0", "1-1", "2"])).prop_map(|(k, i)| format!("XREAD BLOCK 0 STREAMS {k} {i}")),
+        1 => (key(), key()).prop_map(|(a, b)| format!("XREAD COUNT 1 BLOCK 0 STREAMS {a} {b} $ $")),
+        5 => (key(), select(vec!["1-*", "2-*", "3-1"])).prop_map(|(k, i)| format!("XADD {k} {i} f v")),
+        1 => key().prop_map(|k| format!("XGROUP CREATE {k} g $ MKSTREAM")),
+        1 => key().prop_map(|k| format!("XGROUP DESTROY {k} g")),
+        3 => (key(), select(vec!["ann", "bob"]), select(vec!["", " NOACK", " COUNT 1"]))
+            .prop_map(|(k, n, o)| format!("XREADGROUP GROUP g {n} BLOCK 0{o} STREAMS {k} >")),
+        1 => key().prop_map(|k| format!("XPENDING {k} g")),
     ]
 }
 

@@ -541,6 +541,103 @@ fn list_command() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Redis does not tell watchers of what happens to a group; only keys that are never watched have any.
+fn group_command() -> impl Strategy<Value = String> {
+    let stream = || select(vec!["c", "d"]);
+    let group = || select(vec!["g", "g", "g", "h"]);
+    let consumer = || select(vec!["alice", "bob", "eve"]);
+    let count =
+        || select(vec!["", "", " COUNT 1", " COUNT 2", " COUNT 0", " COUNT -1", " COUNT x"]);
+    let idle = || select(vec!["0", "0", "-1", "50000", "x"]);
+    let after = || select(vec![">", ">", ">", ">", "0", "0", "1-2", "5", "$", "x"]);
+    let claim = || {
+        select(vec![
+            "",
+            "",
+            " JUSTID",
+            " FORCE",
+            " FORCE JUSTID",
+            " IDLE 90000",
+            " RETRYCOUNT 7 FORCE",
+            " TIME 1000",
+            " IDLE x",
+            " RETRYCOUNT -2",
+            " LASTID 5-0",
+            " NOPE",
+            " TIME 99999999999999",
+        ])
+    };
+    prop_oneof![
+        4 => (stream(), group(), select(vec!["0", "0", "$", "2-0", "x", "-"]),
+              select(vec!["", " MKSTREAM", " MKSTREAM", " ENTRIESREAD 2", " ENTRIESREAD -2", " NOPE"]))
+            .prop_map(|(k, g, i, o)| format!("XGROUP CREATE {k} {g} {i}{o}")),
+        1 => (stream(), group(), select(vec!["0", "$", "1-1", "-", "+", "x"]),
+              select(vec!["", "", " ENTRIESREAD 3", " MKSTREAM"]))
+            .prop_map(|(k, g, i, o)| format!("XGROUP SETID {k} {g} {i}{o}")),
+        1 => (stream(), group()).prop_map(|(k, g)| format!("XGROUP DESTROY {k} {g}")),
+        2 => (select(vec!["CREATECONSUMER", "DELCONSUMER"]), stream(), group(), consumer())
+            .prop_map(|(c, k, g, n)| format!("XGROUP {c} {k} {g} {n}")),
+        1 => select(vec!["XGROUP NOPE c g", "XGROUP CREATE c", "XGROUP DESTROY c g x", "XINFO NOPE c",
+              "XINFO STREAM", "XINFO GROUPS c d", "XINFO STREAM c FULL COUNT", "XINFO STREAM c NOPE",
+              "XREAD STREAMS c >", "XREAD GROUP g a STREAMS c 0", "XREADGROUP STREAMS a b c d > > >",
+              "XREADGROUP GROUP g x STREAMS c", "XREAD NOACK STREAMS c 0", "XREAD COUNT STREAMS c"])
+            .prop_map(String::from),
+        8 => (group(), consumer(), count(), select(vec!["", "", " NOACK"]), stream(), after())
+            .prop_map(|(g, n, c, o, k, i)| format!("XREADGROUP GROUP {g} {n}{c}{o} STREAMS {k} {i}")),
+        1 => (group(), consumer(), after(), after())
+            .prop_map(|(g, n, i, j)| format!("XREADGROUP GROUP {g} {n} STREAMS c d {i} {j}")),
+        3 => (stream(), group(), id(), id()).prop_map(|(k, g, i, j)| format!("XACK {k} {g} {i} {j}")),
+        2 => (stream(), group()).prop_map(|(k, g)| format!("XPENDING {k} {g}")),
+        2 => (stream(), group(), select(vec!["", "", " IDLE 50000", " IDLE x", " IDLE 0"]), bound(),
+              bound(), select(vec!["10", "1", "0", "-1", "x"]), select(vec!["", " bob", " nobody"]))
+            .prop_map(|(k, g, o, a, b, c, n)| format!("XPENDING {k} {g}{o} {a} {b} {c}{n}")),
+        3 => (stream(), group(), consumer(), idle(), id(), id(), claim())
+            .prop_map(|(k, g, n, t, i, j, o)| format!("XCLAIM {k} {g} {n} {t} {i} {j}{o}")),
+        3 => (stream(), group(), consumer(), idle(), select(vec!["0", "-", "2-0", "(1-1", "x", "+"]),
+              select(vec!["", " COUNT 1", " COUNT 2 JUSTID", " JUSTID", " COUNT 0", " NOPE"]))
+            .prop_map(|(k, g, n, t, i, o)| format!("XAUTOCLAIM {k} {g} {n} {t} {i}{o}")),
+        2 => (stream(), select(vec!["", " FULL", " FULL COUNT 1", " FULL COUNT 0", " FULL COUNT x"]))
+            .prop_map(|(k, o)| format!("XINFO STREAM {k}{o}")),
+        2 => stream().prop_map(|k| format!("XINFO GROUPS {k}")),
+        2 => (stream(), group()).prop_map(|(k, g)| format!("XINFO CONSUMERS {k} {g}")),
+        4 => (stream(), id(), field(), value()).prop_map(|(k, i, f, v)| format!("XADD {k} {i} {f} {v}")),
+        1 => (stream(), id()).prop_map(|(k, i)| format!("XDEL {k} {i}")),
+        1 => stream().prop_map(|k| format!("XTRIM {k} MAXLEN 2")),
+    ]
+}
+
+/// Commands that choose and drop databases. Three of them, so that sequences meet themselves.
+fn database_command() -> impl Strategy<Value = String> {
+    select(vec![
+        "SELECT 0",
+        "SELECT 0",
+        "SELECT 1",
+        "SELECT 15",
+        "SELECT 16",
+        "SELECT -1",
+        "SELECT x",
+        "FLUSHDB",
+        "FLUSHDB ASYNC",
+        "FLUSHALL SYNC",
+        "FLUSHDB x",
+        "DBSIZE",
+        "MOVE a 1",
+        "MOVE a 0",
+        "MOVE c 15",
+        "MOVE a x",
+        "MOVE a 16",
+        "COPY a b DB 1",
+        "COPY c a DB 0 REPLACE",
+        "COPY c c DB 15",
+        "COPY a b DB 99",
+        "SWAPDB x 1",
+        "SWAPDB 0 y",
+        "SWAPDB 0 16",
+        "SWAPDB 2 2",
+    ])
+    .prop_map(String::from)
+}
+
 fn transaction_command() -> impl Strategy<Value = String> {
     select(vec![
         "MULTI",
@@ -567,6 +664,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => sorted_set_command(),
         5 => stream_command(),
         5 => list_command(),
+        5 => group_command(),
+        1 => database_command(),
         3 => transaction_command(),
     ];
     prop_oneof![
@@ -596,7 +695,7 @@ impl Oracle {
         Oracle { child, dir }
     }
 
-    fn connect(&self) -> Client {
+    pub fn connect(&self) -> Client {
         Client::unix(&self.socket())
     }
 
@@ -740,11 +839,21 @@ fn comparable(command: &[Vec<u8>], answer: Value) -> Value {
             Value::Array(page)
         }
         ("TTL" | "PTTL", Value::Integer(left)) => Value::Integer(left.min(1)),
+        ("XINFO", answer) if matches!(command, [_, what, ..] if !what.eq_ignore_ascii_case(b"STREAM")) => {
+            without_times(answer)
+        }
+        ("XPENDING", Value::Array(items)) if command.len() > 3 => {
+            Value::Array(items.into_iter().map(|item| without_time_at(item, 2)).collect())
+        }
         ("XINFO", Value::Array(items)) => {
+            let items = items.into_iter().map(without_times).collect::<Vec<_>>();
             let pairs = items.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
             without_radix_tree(pairs)
         }
-        ("XINFO", Value::Map(pairs)) => without_radix_tree(pairs),
+        ("XINFO", Value::Map(pairs)) => {
+            let Value::Map(pairs) = without_times(Value::Map(pairs)) else { unreachable!() };
+            without_radix_tree(pairs)
+        }
         (_, answer) => answer,
     }
 }
@@ -753,6 +862,56 @@ fn sorted_pairs(items: Vec<Value>) -> Value {
     let mut pairs: Vec<Vec<Value>> = items.chunks(2).map(<[Value]>::to_vec).collect();
     pairs.sort();
     Value::Array(pairs.concat())
+}
+
+/// The answer without the moments that are in it.
+fn without_times(answer: Value) -> Value {
+    let is_time = |name: &Value| matches!(name, Value::Bulk(name) if matches!(&name[..], b"idle" | b"seen-time"));
+    let is_pending = |name: &Value| matches!(name, Value::Bulk(name) if &name[..] == b"pending");
+    let known = |name: &Value, value: Value| match value {
+        Value::Integer(_) if is_time(name) => Value::Integer(0),
+        Value::Array(items) if is_pending(name) => Value::Array(
+            items
+                .into_iter()
+                .map(|item| {
+                    let place = matches!(&item, Value::Array(parts) if parts.len() == 4);
+                    without_time_at(item, if place { 2 } else { 1 })
+                })
+                .collect(),
+        ),
+        value => without_times(value),
+    };
+    match answer {
+        Value::Map(pairs) => Value::Map(
+            pairs
+                .into_iter()
+                .map(|(name, value)| {
+                    let value = known(&name, value);
+                    (name, value)
+                })
+                .collect(),
+        ),
+        Value::Array(items) => {
+            let mut found: Vec<Value> = Vec::new();
+            for item in items {
+                let item = match found.last() {
+                    Some(name) => known(name, item),
+                    None => without_times(item),
+                };
+                found.push(item);
+            }
+            Value::Array(found)
+        }
+        other => other,
+    }
+}
+
+fn without_time_at(item: Value, place: usize) -> Value {
+    let Value::Array(mut parts) = item else { return item };
+    if let Some(part @ Value::Integer(_)) = parts.get_mut(place) {
+        *part = Value::Integer(0);
+    }
+    Value::Array(parts)
 }
 
 fn without_radix_tree(mut pairs: Vec<(Value, Value)>) -> Value {

@@ -160,6 +160,7 @@ fn a_log_segment_that_cannot_be_made_is_not_missed() {
             fs::copy(&path, left.dir.join("log").join(name)).expect("copied");
         }
     }
+    fs::copy(config.dir.join("format"), left.dir.join("format")).expect("copied");
     disk.make_room();
     set(100);
     assert_eq!(fs::read_dir(&disk.path).expect("the log").count(), 3, "a new segment was made");

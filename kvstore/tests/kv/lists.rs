@@ -7,6 +7,7 @@ use hawser_kv::Config;
 use hawser_kv::store::database::Database;
 use hawser_kv::store::layout::{self, Family, List};
 use hawser_kv::store::overlay::Overlay;
+use hawser_kv::store::spaces::Selected;
 use hawser_kv::store::view::{Direction, Frozen, View};
 
 use crate::support::{Client, TempDir, Value, config, encode, start, stop};
@@ -54,7 +55,7 @@ fn compaction_drops_what_a_list_left_behind() {
             found.push(u64::from_be_bytes(*index));
             ControlFlow::Continue(())
         };
-        let view = Frozen::new(&database);
+        let view = Frozen::new(&database, Selected::default());
         view.scan(Family::Member, &lower, &upper, Direction::Forward, visit).expect("readable");
         found
     };

@@ -1,22 +1,30 @@
 //! The store from outside, as one binary: it links RocksDB, which takes a while.
 //!
 //! ```text
+//! admin         INFO, CONFIG, SLOWLOG, LATENCY, MEMORY
+//! commands      what COMMAND says, and what is left out
 //! differential  the same random commands to Redis and to us
 //! blocking      commands that wait, of several clients at once, as Redis serves them
 //! crash         SIGKILL at random moments
 //! log           the write log under damage
 //! full_disk     no room, and room again
 //! lists         what their ends leave behind
+//! directory     what stands in the way of using a directory
 //! limits        every limit, and what stands in the way of starting
+//! users         who may do what, and where
 //! whole         the process, a real client, cursors, times, compaction
 //! ```
 
+mod admin;
 mod blocking;
+mod commands;
 mod crash;
 mod differential;
+mod directory;
 mod full_disk;
 mod limits;
 mod lists;
 mod log;
 mod support;
+mod users;
 mod whole;

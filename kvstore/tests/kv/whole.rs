@@ -8,6 +8,7 @@ use std::process::Command;
 use hawser_kv::store::database::{Database, unix_ms};
 use hawser_kv::store::layout::{self, Counted, Family, Header, Kind};
 use hawser_kv::store::overlay::Overlay;
+use hawser_kv::store::spaces::Selected;
 use hawser_kv::store::view::{Direction, Frozen, View};
 
 use crate::support::{Client, Process, TempDir, Value, binary, config, encode, start, stop};
@@ -225,7 +226,7 @@ fn compaction_drops_what_nobody_can_see() {
             found.push(key.to_vec());
             ControlFlow::Continue(())
         };
-        let view = Frozen::new(&database);
+        let view = Frozen::new(&database, Selected::default());
         view.scan(family, &lower, &upper, Direction::Forward, visit).expect("readable");
         found
     };
@@ -233,7 +234,7 @@ fn compaction_drops_what_nobody_can_see() {
     let wanted = [&b"kept"[..], b"replaced", b"just expired"].map(layout::metadata_key);
     assert_eq!(metadata, BTreeSet::from(wanted));
     let owners: BTreeSet<u64> =
-        rows(Family::Member).iter().map(|row| layout::member_owner(row).expect("ours").1).collect();
+        rows(Family::Member).iter().map(|row| layout::member_owner(row).expect("ours").2).collect();
     // Metadata is compacted first, and what it dropped took its members with it.
     assert_eq!(owners, BTreeSet::from([1, 5, 6]));
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-
 use super::id::{self, NewId};
 use super::{each_entry, find_stream, first_entry_from, last_entry};
 use crate::command::error::CommandError;
@@ -15,12 +13,9 @@ use crate::store::view::{Direction, View};
 
 type Outcome = Result<(), CommandError>;
 
-/// Redis trims whole nodes when it may trim approximately; this is the size of such a node, and an
-/// approximate trim here leaves the same remainder.
-const NODE_ENTRIES: u64 = 100;
-
-/// Most entries an approximate trim removes at once unless `LIMIT` says otherwise, as in Redis.
-const APPROXIMATE_TRIM_MAX: u64 = 100 * NODE_ENTRIES;
+/// Nodes an approximate trim removes at once unless `LIMIT` says otherwise, as in Redis. Redis trims
+/// whole nodes when it may trim approximately, and here the same remainder is left.
+const TRIM_NODES_MAX: u64 = 100;
 
 #[derive(Clone, Copy, Debug)]
 enum Keep {
@@ -44,7 +39,8 @@ struct Options {
 }
 
 impl Options {
-    fn parse(args: &[Bytes], is_add: bool) -> Result<Options, CommandError> {
+    fn parse(write: &Write<'_, '_>, is_add: bool) -> Result<Options, CommandError> {
+        let args = write.args;
         let mut found = Options { no_make: false, trim: None, id: None, rest: args.len() };
         let mut limit = None;
         let mut at = 2;
@@ -80,11 +76,12 @@ impl Options {
                 return Err(CommandError::Syntax);
             }
         }
-        found.set_limit(limit, is_add)?;
+        let node_entries = write.shared.live.stream_node_entries();
+        found.set_limit(limit, is_add, node_entries)?;
         Ok(found)
     }
 
-    fn set_limit(&mut self, limit: Option<u64>, is_add: bool) -> Outcome {
+    fn set_limit(&mut self, limit: Option<u64>, is_add: bool, node_entries: u64) -> Outcome {
         match &mut self.trim {
             None if limit.is_some() => Err(CommandError::LimitWithoutTrim),
             None if !is_add => Err(CommandError::NoTrim),
@@ -93,7 +90,8 @@ impl Options {
                 Err(CommandError::LimitWithoutApproximate)
             }
             Some(trim) => {
-                let default = trim.approximate.then_some(APPROXIMATE_TRIM_MAX);
+                let trimmed_max = node_entries.saturating_mul(TRIM_NODES_MAX);
+                let default = trim.approximate.then_some(trimmed_max);
                 trim.limit = limit.or(default).filter(|limit| *limit > 0);
                 Ok(())
             }
@@ -113,7 +111,7 @@ impl Keep {
 
 pub fn xadd(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
     let args = write.args;
-    let options = Options::parse(args, true)?;
+    let options = Options::parse(write, true)?;
     let fields = &args[options.rest..];
     let Some(new_id) = options.id.filter(|_| fields.len() >= 2 && fields.len().is_multiple_of(2))
     else {
@@ -143,7 +141,7 @@ pub fn xadd(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
         None => Vec::new(),
     };
     stream = after;
-    let member = layout::member_key(&args[1], stream.version, &id.to_bytes());
+    let member = layout::member_key(&args[1], stream.version, &layout::entry_name(id));
     write.overlay.put(Family::Member, member, entry);
     write.remove_oldest(&mut stream, &gone)?;
     write.put_metadata(&args[1], stream.encode(expires_at_ms));
@@ -202,7 +200,8 @@ fn entries_to_trim(
         }
     }
     if trim.approximate {
-        gone.truncate(gone.len() - gone.len() % NODE_ENTRIES as usize);
+        let node_entries = write.shared.live.stream_node_entries();
+        gone.truncate((gone.len() as u64 / node_entries * node_entries) as usize);
     }
     Ok(gone)
 }
@@ -212,7 +211,8 @@ impl Write<'_, '_> {
     fn remove_oldest(&mut self, stream: &mut Stream, gone: &[StreamId]) -> Outcome {
         let Some(newest_gone) = gone.last() else { return Ok(()) };
         for id in gone {
-            let member = layout::member_key(&self.args[1], stream.version, &id.to_bytes());
+            let member =
+                layout::member_key(&self.args[1], stream.version, &layout::entry_name(*id));
             self.overlay.delete(Family::Member, member);
         }
         stream.length -= gone.len() as u64;
@@ -227,7 +227,7 @@ impl Write<'_, '_> {
 
 pub fn xtrim(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
     let args = write.args;
-    let options = Options::parse(args, false)?;
+    let options = Options::parse(write, false)?;
     let (Some(trim), Some((mut stream, expires_at_ms))) =
         (options.trim, find_stream(write.overlay, write.now_ms, &args[1])?)
     else {
@@ -254,7 +254,7 @@ pub fn xdel(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
         args[2..].iter().map(|text| id::parse(text, 0)).collect::<Result<_, _>>()?;
     let mut gone = Vec::new();
     for id in ids {
-        let member = layout::member_key(&args[1], stream.version, &id.to_bytes());
+        let member = layout::member_key(&args[1], stream.version, &layout::entry_name(id));
         if write.overlay.get(Family::Member, &member)?.is_some() {
             write.overlay.delete(Family::Member, member);
             gone.push(id);

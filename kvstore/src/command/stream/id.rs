@@ -41,7 +41,7 @@ pub fn parse(text: &[u8], missing_seq: u64) -> Result<StreamId, CommandError> {
 }
 
 /// An id or `-` or `+`, the smallest and the largest.
-fn parse_bound(text: &[u8], missing_seq: u64) -> Result<StreamId, CommandError> {
+pub fn parse_bound(text: &[u8], missing_seq: u64) -> Result<StreamId, CommandError> {
     match text {
         b"-" => Ok(StreamId::MIN),
         b"+" => Ok(StreamId::MAX),

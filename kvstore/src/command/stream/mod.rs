@@ -3,15 +3,27 @@
 //! ```text
 //! id      ids as clients write them
 //! add     XADD, XTRIM, XDEL, XSETID
-//! read    XLEN, XRANGE, XREVRANGE, XREAD, XINFO STREAM
+//! read    XLEN, XRANGE, XREVRANGE, XREAD
+//! group   what a consumer group is made of
+//! xgroup  XGROUP
+//! deliver XREADGROUP, XACK
+//! claim   XCLAIM, XAUTOCLAIM
+//! pending XPENDING
+//! info    XINFO
 //! ```
 //!
 //! **Invariant:** the metadata of a stream stays when its last entry goes, so the last id given out
 //! never goes back and entries can be numbered without gaps.
 
 pub mod add;
+pub mod claim;
+pub mod deliver;
+pub mod group;
 pub mod id;
+pub mod info;
+pub mod pending;
 pub mod read;
+pub mod xgroup;
 
 use std::ops::ControlFlow;
 
@@ -47,8 +59,8 @@ fn each_entry(
     if stream.length == 0 || from > to {
         return Ok(());
     }
-    let lower = layout::member_key(key, stream.version, &from.to_bytes());
-    let mut upper = layout::member_key(key, stream.version, &to.to_bytes());
+    let lower = layout::member_key(key, stream.version, &layout::entry_name(from));
+    let mut upper = layout::member_key(key, stream.version, &layout::entry_name(to));
     upper.push(0);
     let name_starts = lower.len() - 16;
     let mut outcome = Ok(());
@@ -78,6 +90,17 @@ fn first_entry_from(
         Ok(ControlFlow::Break(()))
     })?;
     Ok(found)
+}
+
+/// One entry.
+fn find_entry(
+    view: &dyn View,
+    key: &[u8],
+    stream: &Stream,
+    id: StreamId,
+) -> Result<Option<Vec<u8>>, CommandError> {
+    let row = layout::member_key(key, stream.version, &layout::entry_name(id));
+    Ok(view.get(Family::Member, &row)?)
 }
 
 /// The newest entry.

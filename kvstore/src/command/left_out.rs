@@ -1,0 +1,110 @@
+//! The commands of Redis 7.0.15 that this server does not have, each with its reason. The list may only
+//! shrink: a test asks a redis-server for all its commands and finds each of them either here or in
+//! [`table`](super::table).
+
+use super::table;
+
+const BITS: &str = "bit operations would rewrite whole values on disk";
+const GEO: &str = "geo indexes are not offered; sorted sets are";
+const HYPERLOGLOG: &str = "HyperLogLog is not offered";
+const SCRIPTS: &str = "there is no Lua; use MULTI and WATCH";
+const SORTING: &str = "SORT reads keys that it does not name; sort in the client";
+const CLUSTER: &str = "there is no cluster mode";
+const REPLICATION: &str = "replicas do not speak Redis's replication protocol here";
+const SNAPSHOTS: &str =
+    "every answered write is in the log already; back up with `hawser kv backup`";
+const DUMPS: &str = "values have no portable form on the wire";
+const MODULES: &str = "there are no modules";
+const TRACKING: &str = "the server does not remember what clients have cached";
+const PROCESS: &str = "the process is stopped by its supervisor (SIGTERM)";
+const CONFIG_FILE: &str = "the configuration file belongs to the operator and is not rewritten";
+const ALLOCATOR: &str = "the allocator has no such report";
+const FUN: &str = "it does nothing";
+const DEBUGGING: &str = "the process is not debugged through its clients";
+/// Those of them that are in the table after all are not left out.
+const BEING_MADE: &str = "it is being made";
+
+pub const LEFT_OUT: &[(&str, &[&str])] = &[
+    (BITS, &["bitcount", "bitfield", "bitfield_ro", "bitop", "bitpos", "getbit", "setbit"]),
+    (
+        GEO,
+        &[
+            "geoadd",
+            "geodist",
+            "geohash",
+            "geopos",
+            "georadius",
+            "georadius_ro",
+            "georadiusbymember",
+            "georadiusbymember_ro",
+            "geosearch",
+            "geosearchstore",
+        ],
+    ),
+    (HYPERLOGLOG, &["pfadd", "pfcount", "pfdebug", "pfmerge", "pfselftest"]),
+    (
+        SCRIPTS,
+        &[
+            "eval",
+            "eval_ro",
+            "evalsha",
+            "evalsha_ro",
+            "fcall",
+            "fcall_ro",
+            "script",
+            "function|delete",
+            "function|dump",
+            "function|help",
+            "function|kill",
+            "function|load",
+            "function|restore",
+            "function|stats",
+        ],
+    ),
+    (SORTING, &["sort", "sort_ro"]),
+    (CLUSTER, &["asking", "cluster", "migrate", "readonly", "readwrite", "restore-asking"]),
+    (
+        CLUSTER,
+        &["spublish", "ssubscribe", "sunsubscribe", "pubsub|shardchannels", "pubsub|shardnumsub"],
+    ),
+    (REPLICATION, &["failover", "psync", "replconf", "replicaof", "slaveof", "sync"]),
+    (SNAPSHOTS, &["bgrewriteaof", "bgsave", "lastsave", "save"]),
+    (DUMPS, &["dump", "restore"]),
+    (MODULES, &["module"]),
+    (TRACKING, &["client|caching", "client|getredir", "client|tracking", "client|trackinginfo"]),
+    (PROCESS, &["shutdown"]),
+    (CONFIG_FILE, &["config|rewrite"]),
+    (ALLOCATOR, &["memory|malloc-stats", "memory|purge"]),
+    (FUN, &["lolwut"]),
+    (DEBUGGING, &["debug"]),
+    (
+        BEING_MADE,
+        &[
+            "monitor",
+            "psubscribe",
+            "publish",
+            "pubsub",
+            "punsubscribe",
+            "reset",
+            "role",
+            "subscribe",
+            "time",
+            "unsubscribe",
+        ],
+    ),
+];
+
+/// Why a command is not here, by its name or that of its container.
+pub fn reason(name: &str) -> Option<&'static str> {
+    let container = name.split('|').next().unwrap_or_default();
+    let is_it = |left: &&str| *left == name || *left == container;
+    let (why, _) = LEFT_OUT.iter().find(|(_, names)| names.iter().any(is_it))?;
+    let is_made = *why == BEING_MADE && table::find(container.as_bytes()).is_some();
+    (!is_made).then_some(*why)
+}
+
+/// The answer to a command that is left out.
+pub fn answer(name: &str) -> Option<String> {
+    let why = reason(name)?;
+    Some(format!("ERR unknown command '{name}': this server leaves it out, since {why}"))
+}

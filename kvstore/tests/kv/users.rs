@@ -1,0 +1,313 @@
+//! Users, what they may do, and namespaces.
+
+use std::fs;
+
+use crate::differential::Oracle;
+use crate::support::{Client, TempDir, Value, config, start, stop};
+
+fn ok() -> Value {
+    Value::Simple("OK".into())
+}
+
+fn denied(name: &str) -> Value {
+    Value::Error(format!("NOPERM this user has no permissions to run the '{name}' command"))
+}
+
+fn denied_key() -> Value {
+    let text = "NOPERM this user has no permissions to access one of the keys used as arguments";
+    Value::Error(text.into())
+}
+
+/// Sets up the same users here and at Redis, and asks both the same. What a user may do is asked with
+/// ACL DRYRUN, which runs nothing.
+#[test]
+fn rules_mean_what_they_mean_to_redis() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let mut both = [Client::unix(&config.unix), oracle.connect()];
+    let mut same = |command: &str| {
+        let [ours, theirs] = &mut both;
+        let (ours, theirs) = (ours.run(command), theirs.run(command));
+        assert_eq!(ours, theirs, "left is ours: {command}");
+    };
+    let rules = [
+        "on >secret ~cache:* +@read +set",
+        "reset +@all -@dangerous ~*",
+        "reset +@all -@write +get -get %R~r:* %W~w:* %RW~b:*",
+        "reset -@all +config|get +client +select|0 ~*",
+        "reset allcommands allkeys nopass on",
+        "nocommands +@stream -xadd +xinfo|groups ~s* &news:* &jobs",
+        "+@pubsub &* ~*",
+        "resetchannels &a*",
+    ];
+    let tried = [
+        "get cache:1",
+        "get other",
+        "set cache:1 x",
+        "set r:1 x",
+        "set w:1 x",
+        "set w:1 x GET",
+        "get r:1",
+        "get w:1",
+        "rename r:1 w:1",
+        "rename b:1 b:2",
+        "mget cache:1 cache:2",
+        "mget r:1 x",
+        "config|get",
+        "config get x",
+        "config set x y",
+        "client id",
+        "client kill x",
+        "select 0",
+        "select 1",
+        "flushall",
+        "keys *",
+        "xadd s * f v",
+        "xlen s",
+        "xread streams s t 0 0",
+        "xreadgroup group g c streams s1 s2 > >",
+        "xinfo groups s",
+        "xinfo stream s",
+        "ping",
+        "get",
+        "nosuch",
+    ];
+    for rule in rules {
+        same(&format!("ACL SETUSER ann {rule}"));
+        for command in tried {
+            same(&format!("ACL DRYRUN ann {command}"));
+        }
+    }
+    for wrong in [
+        "ACL SETUSER ann nonsense",
+        "ACL SETUSER ann +nosuch",
+        "ACL SETUSER ann +@nosuch",
+        "ACL SETUSER ann -get|x",
+        "ACL SETUSER ann +config|nosuch",
+        "ACL SETUSER ann +config|get|x",
+        "ACL SETUSER ann resetkeys ~* ~b",
+        "ACL SETUSER ann allchannels &b",
+        "ACL SETUSER ann #zz",
+        "ACL SETUSER ann <nothing",
+        "ACL SETUSER ann %X~a",
+        "ACL DRYRUN nobody get a",
+        "ACL GETUSER nobody",
+        "ACL DELUSER default",
+        "ACL CAT nosuch",
+        "ACL CAT",
+        "ACL GENPASS 0",
+        "ACL GENPASS 4097",
+        "ACL GENPASS x",
+        "ACL NOSUCH",
+        "ACL SETUSER",
+        "ACL LOG x",
+        "ACL WHOAMI",
+        "ACL USERS",
+        "ACL DELUSER ann nobody",
+        "ACL USERS",
+        "ACL LOG RESET",
+        "AUTH nobody x",
+        "AUTH default anything",
+        "AUTH x",
+    ] {
+        same(wrong);
+    }
+    stop(server);
+}
+
+#[test]
+fn a_user_is_held_to_its_rules() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut admin = Client::unix(&config.unix);
+    let mut ann = Client::unix(&config.unix);
+    assert_eq!(admin.run("ACL SETUSER ann on >secret ~a:* +@read +set +multi +exec"), ok());
+    let wrong = "WRONGPASS invalid username-password pair or user is disabled.";
+    assert_eq!(ann.run("AUTH ann wrong"), Value::Error(wrong.into()));
+    assert_eq!(ann.run("AUTH ann secret"), ok());
+    assert_eq!(ann.run("SET a:1 x"), ok());
+    assert_eq!(ann.run("SET b:1 x"), denied_key());
+    assert_eq!(ann.run("DEL a:1"), denied("del"));
+    assert_eq!(ann.run("ACL WHOAMI"), denied("acl|whoami"));
+    assert_eq!(ann.run("MULTI"), ok());
+    assert_eq!(ann.run("DEL a:1"), denied("del"));
+    let discarded = "EXECABORT Transaction discarded because of previous errors.";
+    assert_eq!(ann.run("EXEC"), Value::Error(discarded.into()));
+
+    // A change reaches a connection that is there.
+    assert_eq!(admin.run("ACL SETUSER ann +acl|whoami"), ok());
+    assert_eq!(ann.run("ACL WHOAMI"), Value::Bulk(b"ann".to_vec()));
+    assert_eq!(admin.run("ACL SETUSER ann resetkeys"), ok());
+    assert_eq!(ann.run("GET a:1"), denied_key());
+
+    let Value::Array(log) = admin.run("ACL LOG") else { panic!("no log") };
+    let Value::Array(newest) = &log[0] else { panic!("no entry") };
+    let texts: Vec<&Value> = newest.iter().skip(1).step_by(2).collect();
+    assert_eq!(
+        texts[1..5].iter().map(|text| text.text()).collect::<Vec<_>>(),
+        ["key", "toplevel", "a:1", "ann"]
+    );
+    // The same twice is one entry.
+    ann.run("GET a:1");
+    let Value::Array(after) = admin.run("ACL LOG") else { panic!("no log") };
+    assert_eq!(after.len(), log.len());
+    let Value::Array(newest) = &after[0] else { panic!("no entry") };
+    assert_eq!(newest[1], Value::Integer(2));
+
+    assert_eq!(admin.run("ACL DELUSER ann"), Value::Integer(1));
+    ann.try_send(&crate::support::encode(&["PING"]));
+    assert_eq!(ann.try_receive(), None, "its connection is closed");
+    stop(server);
+}
+
+#[test]
+fn users_come_from_a_file_and_go_there() {
+    let dir = TempDir::new();
+    let file = dir.join("users");
+    fs::write(&file, "# people\nuser ann on >secret ~* +@all\nuser default off\n")
+        .expect("written");
+    let mut config = config(&dir);
+    config.users_file = file.clone();
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let first = "NOAUTH Authentication required.";
+    assert_eq!(client.run("PING"), Value::Error(first.into()));
+    assert_eq!(client.run("AUTH ann secret"), ok());
+    assert_eq!(client.run("ACL SETUSER bob on >word ~b* resetchannels +get"), ok());
+    assert_eq!(client.run("ACL SAVE"), ok());
+    let text = fs::read_to_string(&file).expect("readable");
+    assert!(!text.contains("secret") && !text.contains("word "), "{text}");
+    stop(server);
+
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    assert_eq!(client.run("AUTH bob word"), ok());
+    assert_eq!(client.run("GET b1"), Value::Null);
+    assert_eq!(client.run("GET a1"), denied_key());
+    let mut ann = Client::unix(&config.unix);
+    assert_eq!(ann.run("AUTH ann secret"), ok());
+    // A file that is wrong changes nothing, and says where it is.
+    fs::write(&file, "user ann on\nuser carl nonsense\n").expect("written");
+    let error = ann.run("ACL LOAD").text();
+    assert!(error.contains("line 2") && error.contains("nonsense"), "{error}");
+    assert_eq!(client.run("GET b1"), Value::Null);
+    fs::write(&file, "user ann on >secret ~* +@all\n").expect("written");
+    assert_eq!(ann.run("ACL LOAD"), ok());
+    assert_eq!(
+        ann.run("ACL USERS").clone(),
+        Value::Array(vec![Value::Bulk(b"ann".to_vec()), Value::Bulk(b"default".to_vec()),])
+    );
+    stop(server);
+}
+
+#[test]
+fn a_user_has_a_limit_of_patterns() {
+    use hawser_kv::users::user::{LISTED_MAX, RuleError, User};
+    let mut user = User::new("ann");
+    for number in 0..LISTED_MAX {
+        assert_eq!(user.apply(format!("~{number}").as_bytes()), Ok(()));
+    }
+    assert_eq!(user.apply(b"~one-more"), Err(RuleError::TooMany));
+}
+
+#[test]
+fn a_token_opens_its_namespace_only() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut admin = Client::unix(&config.unix);
+    assert_eq!(admin.run("NAMESPACE ADD red tulip"), ok());
+    assert_eq!(admin.run("NAMESPACE ADD blue iris"), ok());
+    for wrong in ["ADD red x", "ADD green tulip", "ADD b@d x", "SET nosuch x", "DEL nosuch"] {
+        assert!(admin.run(&format!("NAMESPACE {wrong}")).is_error(), "{wrong}");
+    }
+    let mut red = Client::unix(&config.unix);
+    let mut blue = Client::unix(&config.unix);
+    assert_eq!(red.run("AUTH tulip"), ok());
+    assert_eq!(blue.run("AUTH blue iris"), ok());
+    let mut all = [admin, red, blue];
+    for (number, client) in all.iter_mut().enumerate() {
+        assert_eq!(client.run(&format!("SET a {number}")), ok());
+        assert_eq!(client.run("HSET h f 1"), Value::Integer(1));
+        assert_eq!(client.run("SELECT 15"), ok());
+        assert_eq!(client.run(&format!("SET z {number}")), ok());
+        assert_eq!(client.run("SELECT 0"), ok());
+    }
+    for (number, client) in all.iter_mut().enumerate() {
+        assert_eq!(client.run("GET a"), Value::Bulk(number.to_string().into()));
+        assert_eq!(client.run("DBSIZE"), Value::Integer(2));
+    }
+    let [admin, red, blue] = &mut all;
+    for admins in ["NAMESPACE LIST", "CONFIG GET x", "ACL USERS", "SLOWLOG LEN"] {
+        assert!(red.run(admins).text().starts_with("NOPERM"), "{admins}");
+    }
+    assert_eq!(red.run("FLUSHALL"), ok());
+    assert_eq!(red.run("DBSIZE"), Value::Integer(0));
+    assert_eq!(blue.run("DBSIZE"), Value::Integer(2));
+    assert_eq!(blue.run("SWAPDB 0 15"), ok());
+    assert_eq!(blue.run("GET z"), Value::Bulk(b"2".to_vec()));
+    assert_eq!(admin.run("GET a"), Value::Bulk(b"0".to_vec()));
+    stop(server);
+
+    // All of it is data.
+    let server = start(&config);
+    let mut admin = Client::unix(&config.unix);
+    let mut blue = Client::unix(&config.unix);
+    assert_eq!(blue.run("AUTH iris"), ok());
+    assert_eq!(blue.run("GET z"), Value::Bulk(b"2".to_vec()));
+    assert_eq!(admin.run("NAMESPACE SET red rose"), ok());
+    assert!(Client::unix(&config.unix).run("AUTH tulip").is_error());
+    assert_eq!(Client::unix(&config.unix).run("AUTH rose"), ok());
+    assert_eq!(admin.run("NAMESPACE DEL blue"), ok());
+    blue.try_send(&crate::support::encode(&["GET", "z"]));
+    assert_eq!(blue.try_receive(), None, "its connection is closed");
+    // A new one of the same name is another one.
+    assert_eq!(admin.run("NAMESPACE ADD blue iris"), ok());
+    let mut blue = Client::unix(&config.unix);
+    assert_eq!(blue.run("AUTH iris"), ok());
+    assert_eq!(blue.run("DBSIZE"), Value::Integer(0));
+    stop(server);
+}
+
+#[test]
+fn databases_are_apart() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let mut watcher = Client::unix(&config.unix);
+    assert_eq!(client.run("SELECT 3"), ok());
+    assert_eq!(client.run("SET a three"), ok());
+    assert_eq!(watcher.run("SELECT 3"), ok());
+    assert_eq!(watcher.run("WATCH a"), ok());
+    assert_eq!(watcher.run("MULTI"), ok());
+    // The same key of another database is another key.
+    assert_eq!(client.run("SELECT 0"), ok());
+    assert_eq!(client.run("SET a zero"), ok());
+    assert_eq!(watcher.run("GET a"), Value::Simple("QUEUED".into()));
+    assert_eq!(watcher.run("SELECT 0"), Value::Simple("QUEUED".into()));
+    assert_eq!(watcher.run("GET a"), Value::Simple("QUEUED".into()));
+    let bulk = |text: &str| Value::Bulk(text.into());
+    assert_eq!(watcher.run("EXEC"), Value::Array(vec![bulk("three"), ok(), bulk("zero")]));
+    // What a transaction selects stays selected.
+    assert_eq!(watcher.run("GET a"), bulk("zero"));
+    // A swap changes what is watched.
+    assert_eq!(watcher.run("WATCH a"), ok());
+    assert_eq!(client.run("SWAPDB 0 3"), ok());
+    assert_eq!(watcher.run("MULTI"), ok());
+    assert_eq!(watcher.run("GET a"), Value::Simple("QUEUED".into()));
+    assert_eq!(watcher.run("EXEC"), Value::NullArray);
+    assert_eq!(client.run("GET a"), bulk("three"));
+    assert_eq!(client.run("FLUSHDB"), ok());
+    assert_eq!(client.run("GET a"), Value::Null);
+    stop(server);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    assert_eq!(client.run("GET a"), Value::Null);
+    assert_eq!(client.run("SELECT 3"), ok());
+    assert_eq!(client.run("GET a"), bulk("zero"));
+    stop(server);
+}
