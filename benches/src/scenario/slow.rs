@@ -11,7 +11,7 @@ use crate::results::Output;
 
 const CONNECTIONS: u32 = 20_000;
 
-/// A dozen fill a socket.
+/// Between ten and twenty fill a socket.
 const PAYLOAD_BYTES: usize = 1_000;
 
 /// Linux gives twice this.
@@ -28,8 +28,9 @@ How it is measured:
   Messages of 1,000 bytes go to all devices in turn at --rate, and latencies are taken (before_).
   Then --stalled devices stop reading: their connections stay, with no room. The same messages again:
   what the others feel is the difference. The broker's sockets have the smallest send buffers that the
-  kernel gives, so that they are full after a few messages and the broker itself has to do with it
-  (blocked). Then they read again, and everything that was for them must arrive.
+  kernel gives, so that they are full after ten to twenty messages and the broker itself has to do
+  with it (blocked): --rate times --seconds must be more than that for each connection. Then they read
+  again, and everything that was for them must arrive.
 
   With --floor the same is done to the bare server with the same send buffers, after the broker has
   gone: the fields with floor_. It keeps nothing for anybody: what a full socket does not take is
@@ -47,7 +48,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PER_S", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: u32,
     /// How long messages are sent: once to warm up, once before and once after they stop reading
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "S", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
     /// The same with the bare server, after the broker has gone
     #[arg(long)]
