@@ -4,10 +4,12 @@
 //! before anything is opened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::clients::OutboxLimits;
 use crate::resp::request::RequestLimits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,11 @@ pub struct Config {
     pub transaction_commands_max: usize,
     pub watched_keys_max: usize,
     pub waiting_keys_max: usize,
+    pub subscriptions_max: usize,
+    pub output_bytes_max: usize,
+    pub outbox_bytes_max: usize,
+    pub outbox_soft_bytes_max: usize,
+    pub outbox_soft_seconds: u64,
     pub queue_jobs_max: usize,
     pub durability: Durability,
     pub log_segment_mib: u64,
@@ -57,6 +64,11 @@ impl Default for Config {
             transaction_commands_max: 16_384,
             watched_keys_max: 1024,
             waiting_keys_max: 1 << 20,
+            subscriptions_max: 65_536,
+            output_bytes_max: 256 << 20,
+            outbox_bytes_max: 32 << 20,
+            outbox_soft_bytes_max: 8 << 20,
+            outbox_soft_seconds: 60,
             queue_jobs_max: 1024,
             durability: Durability::Always,
             log_segment_mib: 64,
@@ -132,6 +144,11 @@ impl Config {
             ("transaction_commands_max", self.transaction_commands_max as u64, 1, 65_536),
             ("watched_keys_max", self.watched_keys_max as u64, 1, 65_536),
             ("waiting_keys_max", self.waiting_keys_max as u64, 1, 1 << 24),
+            ("subscriptions_max", self.subscriptions_max as u64, 1, 1 << 20),
+            ("output_bytes_max", self.output_bytes_max as u64, 1 << 20, 4 << 30),
+            ("outbox_bytes_max", self.outbox_bytes_max as u64, 1 << 16, 4 << 30),
+            ("outbox_soft_bytes_max", self.outbox_soft_bytes_max as u64, 1 << 16, 4 << 30),
+            ("outbox_soft_seconds", self.outbox_soft_seconds, 1, 86_400),
             ("queue_jobs_max", self.queue_jobs_max as u64, 1, 65_536),
             ("log_segment_mib", self.log_segment_mib, 1, 4096),
             ("cache_mib", self.cache_mib as u64, 1, 1 << 20),
@@ -159,6 +176,14 @@ impl Config {
     /// stores what it was sent; the rest is for those that copy what is stored, as RENAME does.
     pub fn changes_bytes_max(&self) -> usize {
         (2 * self.request_bytes_max).max(64 << 20)
+    }
+
+    pub fn outbox_limits(&self) -> OutboxLimits {
+        OutboxLimits {
+            bytes_max: self.outbox_bytes_max,
+            soft_bytes_max: self.outbox_soft_bytes_max,
+            soft: Duration::from_secs(self.outbox_soft_seconds),
+        }
     }
 
     pub fn request_limits(&self) -> RequestLimits {

@@ -6,6 +6,7 @@
 
 use std::future::{Future, pending};
 use std::io;
+use std::path::Path;
 use std::pin::pin;
 
 use bytes::BytesMut;
@@ -13,7 +14,8 @@ use tokio::io::{AsyncWriteExt, Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::session::{Outcome, Session, Step};
+use crate::clients::Addresses;
+use crate::session::{MESSAGE_BYTES_MAX, Outcome, Session, Step};
 use crate::store::writer::{Job, Work};
 
 /// A read grows to what a busy client sends at once, and shrinks again so that an idle connection
@@ -27,6 +29,24 @@ pub enum Socket {
 }
 
 impl Socket {
+    pub fn addresses(&self, unix: &Path) -> Addresses {
+        match self {
+            Socket::Tcp(stream) => Addresses {
+                peer: stream
+                    .peer_addr()
+                    .map_or_else(|_| "?:0".into(), |address| address.to_string()),
+                local: stream
+                    .local_addr()
+                    .map_or_else(|_| "?:0".into(), |address| address.to_string()),
+                is_unix: false,
+            },
+            Socket::Unix(_) => {
+                let address = format!("{}:0", unix.display());
+                Addresses { peer: address.clone(), local: address, is_unix: true }
+            }
+        }
+    }
+
     async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {
             Socket::Tcp(stream) => stream.ready(interest).await,
@@ -113,6 +133,14 @@ impl Connection {
                 Step::Submit(work) => self.submit(work).await?,
                 Step::Send => self.exchange(Until::Sent, pending()).await?,
                 Step::Read => self.exchange(Until::Input, pending()).await?,
+                Step::Pause { writes } => {
+                    let shared = self.session.shared();
+                    let over = shared.pause.over(writes);
+                    match self.exchange(Until::Done, over).await? {
+                        Ended::Done(()) => Ended::Reached,
+                        ended => ended,
+                    }
+                }
                 Step::Close => {
                     self.exchange(Until::Sent, pending::<()>()).await?;
                     return self.socket.shutdown().await;
@@ -134,7 +162,12 @@ impl Connection {
         // Most work is done in a moment; only where it may take for ever is the client looked at.
         let answer = match may_wait {
             false => Ended::Done(answered.await),
-            true => self.exchange(Until::Done, answered).await?,
+            true => {
+                self.session.client.facts().waits = true;
+                let ended = self.exchange(Until::Done, answered).await?;
+                self.session.client.facts().waits = false;
+                ended
+            }
         };
         match answer {
             Ended::Done(answer) => {
@@ -142,7 +175,7 @@ impl Connection {
                 Ok(Ended::Reached)
             }
             _ => {
-                let client = self.session.id();
+                let client = self.session.client.id;
                 let (unread, _) = oneshot::channel();
                 _ = self.jobs.send(self.job(Work::Forget { client }, unread)).await;
                 Ok(Ended::Gone)
@@ -161,8 +194,15 @@ impl Connection {
         done: impl Future<Output = T>,
     ) -> io::Result<Ended<T>> {
         let mut done = pin!(done);
+        let client = self.session.client.clone();
         loop {
+            if client.is_ended() {
+                return Ok(Ended::Gone);
+            }
             self.send_some()?;
+            if until != Until::Sent && self.session.reply.is_empty() && self.take_messages() {
+                continue;
+            }
             let all_is_sent = self.session.reply.is_empty();
             match until {
                 Until::Sent if all_is_sent => return Ok(Ended::Reached),
@@ -175,12 +215,20 @@ impl Connection {
                 biased;
                 value = &mut done => return Ok(Ended::Done(value)),
                 ready = ready(&self.socket, interest) => ready?,
+                () = client.wake.notified() => continue,
                 () = stopped(&mut self.stop), if all_is_sent => return Ok(Ended::Gone),
             };
             if ready.is_readable() && self.read()? && until == Until::Input {
                 return Ok(Ended::Reached);
             }
         }
+    }
+
+    /// Messages of others go between two answers. Whether there were any.
+    fn take_messages(&mut self) -> bool {
+        let before = self.session.reply.len();
+        self.session.client.take_messages(&mut self.session.reply, MESSAGE_BYTES_MAX);
+        self.session.reply.len() > before
     }
 
     fn interest(&self, until: Until) -> Option<Interest> {

@@ -20,6 +20,9 @@
 //! server      start, accept, stop
 //! descriptors the limit of open files
 //! shared      what all of them look at
+//! clients     every connection as the others see it
+//! pubsub      who gets what is published
+//! pause       when no commands are run
 //! users       who may do what
 //! live        the settings that change while the server runs
 //! stats       how often commands ran and how long
@@ -55,6 +58,12 @@ pub mod server;
 pub mod descriptors;
 
 pub mod shared;
+
+pub mod clients;
+
+pub mod pubsub;
+
+pub mod pause;
 
 pub mod users;
 

@@ -37,6 +37,8 @@ counters! {
     blocked_clients: gauge,
     /// Connections accepted since the start.
     accepted_total: counter,
+    /// Connections ended because of what they did not read, or of an answer that was too long.
+    output_overflows_total: counter,
     /// Connections refused because of connections_max.
     refused_total: counter,
     /// Connections ended because of what they sent.

@@ -358,7 +358,8 @@ impl Accept {
             _ = socket.refuse(b"-ERR max number of clients reached\r\n").await;
         } else {
             metrics.accepted_total.fetch_add(1, Relaxed);
-            let session = Session::new(self.shared.clone());
+            let addresses = socket.addresses(&self.shared.config.unix);
+            let session = Session::new(self.shared.clone(), addresses);
             // A client that goes away is no event worth a log line.
             _ = Connection::new(socket, session, self.jobs, self.stopping).serve().await;
         }

@@ -16,12 +16,15 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use self::client::Voice;
+use crate::clients::{Addresses, Client};
 use crate::command::acl::{Call, acl};
 use crate::command::basics::database;
 use crate::command::catalogue::{self, Facts};
 use crate::command::error::{CommandError, OUTCOME_OPEN};
 use crate::command::table::{self, Access, Command, Known, SessionCommand};
 use crate::command::{Read, integer, is_word};
+use crate::pubsub::Subscriptions;
 use crate::resp::reply::{Protocol, Reply};
 use crate::resp::request::{Parser, ProtocolError, Request};
 use crate::shared::{REDIS_VERSION, Shared};
@@ -34,8 +37,16 @@ use crate::users::denials::Denial;
 use crate::users::user::{Denied, User, hash_of};
 use crate::watch::WatchSet;
 
+mod client;
+mod show;
+mod subscribe;
+
 /// Answers larger than this are sent before more commands run.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Messages of others are taken out of the outbox while no more than this is to be sent, so that what is
+/// not read stays in the outbox, which is bounded.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// What the socket's owner has to do before the next turn.
 pub enum Step {
@@ -45,6 +56,8 @@ pub enum Step {
     Send,
     /// Give this to the writer and the answer to [`Session::answered`].
     Submit(Work),
+    /// Send the answers, and go on when no pause holds the next command.
+    Pause { writes: bool },
     /// Send the answers and close.
     Close,
 }
@@ -60,8 +73,7 @@ pub enum Outcome {
 
 pub struct Session {
     shared: Arc<Shared>,
-    id: u64,
-    name: Bytes,
+    pub client: Arc<Client>,
     is_authenticated: bool,
     user: Arc<User>,
     /// Changes of users and namespaces that this connection has looked at.
@@ -83,6 +95,13 @@ pub struct Session {
     is_closing: bool,
     /// The commands about the connection of the transaction that was submitted, in order.
     own: Vec<Queued>,
+    /// Those are being run, in the middle of the answer.
+    is_in_answer: bool,
+    subscriptions: Subscriptions,
+    voice: Voice,
+    /// What was submitted wants no answer.
+    is_answer_unwanted: bool,
+    last_command: Option<&'static str>,
 }
 
 #[derive(Default)]
@@ -97,16 +116,17 @@ struct Transaction {
 type View<'a> = Option<Frozen<'a>>;
 
 impl Session {
-    pub fn new(shared: Arc<Shared>) -> Session {
+    pub fn new(shared: Arc<Shared>, addresses: Addresses) -> Session {
         let user = shared.users.default_user();
+        let client = shared.connect(addresses);
         Session {
-            id: shared.next_connection(),
-            name: Bytes::new(),
+            subscriptions: Subscriptions::new(shared.hubs.of(0), client.clone()),
+            client,
             is_authenticated: user.is_on && user.needs_no_password,
             user,
             changes_seen: shared.access_changes(),
             input: BytesMut::new(),
-            reply: Reply::new(Protocol::Resp2),
+            reply: Reply::bounded(Protocol::Resp2, shared.config.output_bytes_max),
             parser: Parser::default(),
             pending: Vec::new(),
             pending_bytes: 0,
@@ -118,12 +138,16 @@ impl Session {
             selected_by_transaction: None,
             is_closing: false,
             own: Vec::new(),
+            is_in_answer: false,
+            voice: Voice::Heard,
+            is_answer_unwanted: false,
+            last_command: None,
             shared,
         }
     }
 
-    pub fn id(&self) -> u64 {
-        self.id
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
     }
 
     /// What is read ahead of the command that runs, at most.
@@ -133,11 +157,22 @@ impl Session {
 
     /// Runs what can be run and says what is needed to go on.
     pub fn turn(&mut self) -> Step {
+        // What was published before a command was sent comes before its answer.
+        self.client.take_messages(&mut self.reply, MESSAGE_BYTES_MAX);
+        let step = self.run_on();
+        self.show();
+        step
+    }
+
+    fn run_on(&mut self) -> Step {
         let shared = self.shared.clone();
         let mut view = View::None;
         loop {
             if self.changes_seen != shared.access_changes() {
                 self.look_at_user();
+            }
+            if self.reply.is_overfull() {
+                return self.give_up();
             }
             if self.is_closing {
                 return Step::Close;
@@ -160,6 +195,14 @@ impl Session {
         }
     }
 
+    /// The answers are longer than any may be, so there are none.
+    fn give_up(&mut self) -> Step {
+        self.shared.metrics.output_overflows_total.fetch_add(1, Relaxed);
+        self.reply.clear();
+        self.client.end();
+        Step::Close
+    }
+
     /// What became of the work that was submitted.
     pub fn answered(&mut self, outcome: Outcome) {
         let text = match outcome {
@@ -180,15 +223,26 @@ impl Session {
         if let Some(selected) = self.selected_by_transaction.take().filter(|_| is_done) {
             self.selected = selected;
         }
+        if answer.is_overfull {
+            _ = self.give_up();
+            self.is_closing = true;
+            return;
+        }
+        let start = self.reply.len();
         let mut own = std::mem::take(&mut self.own).into_iter();
         let mut sent = 0;
+        self.is_in_answer = true;
         for at in answer.own {
             self.reply.append(&answer.bytes[sent..at]);
             sent = at;
             let queued = own.next().expect("the writer has counted them");
             self.run_own(queued);
         }
+        self.is_in_answer = false;
         self.reply.append(&answer.bytes[sent..]);
+        if self.is_answer_unwanted {
+            self.reply.truncate(start);
+        }
         self.pending = answer.rest;
     }
 
@@ -228,10 +282,43 @@ impl Session {
 
     fn submit(&mut self) -> Step {
         self.pending_bytes = 0;
+        self.is_answer_unwanted = self.voice != Voice::Heard;
         Step::Submit(Work::Pipeline(std::mem::take(&mut self.pending)))
     }
 
     fn take<'a>(
+        &mut self,
+        request: Request,
+        shared: &'a Shared,
+        view: &mut View<'a>,
+    ) -> Option<Step> {
+        let start = self.reply.len();
+        let step = self.take_heard(request, shared, view);
+        if self.deferred.is_some() || self.voice == Voice::Heard {
+            self.is_answer_unwanted &= self.deferred.is_some();
+            return step;
+        }
+        self.without_answer(start, step)
+    }
+
+    /// Takes back what a command answered that wants no answer.
+    fn without_answer(&mut self, start: usize, step: Option<Step>) -> Option<Step> {
+        self.reply.truncate(start);
+        let step = match step {
+            // The next one may want an answer.
+            None if !self.pending.is_empty() && self.voice != Voice::Off => Some(self.submit()),
+            step => step,
+        };
+        self.is_answer_unwanted = true;
+        self.voice = match self.voice {
+            Voice::Skips(left @ 2..) => Voice::Skips(left - 1),
+            Voice::Skips(_) => Voice::Heard,
+            voice => voice,
+        };
+        step
+    }
+
+    fn take_heard<'a>(
         &mut self,
         request: Request,
         shared: &'a Shared,
@@ -242,6 +329,15 @@ impl Session {
             denied.map_or(Ok((command, facts)), |denied| Err(denied.into()))
         });
         let is_open = self.is_authenticated && self.transaction.is_none();
+        if let Ok((command, facts)) = resolved {
+            self.last_command = Some(facts.name);
+            if self.is_authenticated && self.only_subscribes() {
+                return self.run_subscribed((command, facts), request, shared, view);
+            }
+            if self.is_authenticated && shared.pause.holds(self.writes(command)) {
+                return Some(self.hold(command, request));
+            }
+        }
         if let Ok((command, facts)) = resolved
             && is_open
         {
@@ -262,6 +358,24 @@ impl Session {
             Err(error) => self.reject(&error, &request),
         }
         None
+    }
+
+    /// Whether a pause of writes holds this.
+    fn writes(&self, command: &Command) -> bool {
+        let may_write = |command: &Command| match command.access {
+            Access::Write(_) | Access::Waiting(_) => true,
+            Access::Session(command) => matches!(command, SessionCommand::Publish(_)),
+            Access::Point(_) | Access::Scan(_) => false,
+        };
+        let transaction = self.transaction.as_ref().filter(|_| is_exec(command));
+        may_write(command)
+            || transaction.is_some_and(|all| all.commands.iter().any(|one| may_write(one.command)))
+    }
+
+    fn hold(&mut self, command: &Command, request: Request) -> Step {
+        let writes = self.writes(command);
+        self.deferred = Some(request);
+        if self.pending.is_empty() { Step::Pause { writes } } else { self.submit() }
     }
 
     /// Whether its user may not run this. Who is nobody yet is told so later.
@@ -308,11 +422,12 @@ impl Session {
     fn log_denial(&self, denial: Denial, user: Option<&[u8]>) {
         let name = user.unwrap_or(self.user.name.as_bytes());
         let user = String::from_utf8_lossy(name).into_owned();
-        let client = format!("id={} name={}", self.id, String::from_utf8_lossy(&self.name));
+        let client = self.client.line();
         self.shared.users.denials.add(Denial { user, client, at_ms: unix_ms(), ..denial });
     }
 
     fn push(&mut self, (command, facts): Known, args: Request) -> Option<Step> {
+        self.tell_monitors(facts, &args);
         self.pending_bytes += request_bytes(&args);
         self.pending.push(Queued { command, facts, args, selected: self.selected });
         let full = self.pending.len() >= self.shared.config.pipeline_commands_max
@@ -336,12 +451,31 @@ impl Session {
         shared: &'a Shared,
         view: &mut View<'a>,
     ) -> Option<Step> {
-        use SessionCommand::{Auth, Discard, Exec, Hello, Multi, Quit, Watch};
-        if !self.is_authenticated && !matches!(command.access, Access::Session(Auth | Hello | Quit))
-        {
+        use SessionCommand::{Auth, Discard, Exec, Hello, Multi, Quit, Reset, Watch};
+        let is_free = matches!(command.access, Access::Session(Auth | Hello | Quit | Reset));
+        if !self.is_authenticated && !is_free {
             self.refuse("NOAUTH Authentication required.");
             return None;
         }
+        let is_now = matches!(
+            command.access,
+            Access::Session(Discard | Exec | Multi | Quit | Reset | Watch)
+        );
+        if self.transaction.is_some() && !is_now {
+            self.queue((command, facts), args);
+            return None;
+        }
+        let queued = self.transaction.iter().filter(|_| is_exec(command));
+        queued
+            .flat_map(|all| &all.commands)
+            .for_each(|one| self.tell_monitors(one.facts, &one.args));
+        if let Access::Session(Reset) = command.access {
+            // It ends a MONITOR before that could show it.
+            self.reset();
+            self.tell_monitors(facts, &args);
+            return None;
+        }
+        self.tell_monitors(facts, &args);
         match command.access {
             Access::Session(Exec) => return self.exec(),
             Access::Session(Discard) => self.discard(),
@@ -356,11 +490,10 @@ impl Session {
                 self.reply.ok();
                 self.is_closing = true;
             }
-            _ if self.transaction.is_some() => self.queue((command, facts), args),
             Access::Session(other) => return self.run_session(other, &args),
             Access::Waiting(_) => {
                 let command = Queued { command, facts, args, selected: self.selected };
-                return Some(Step::Submit(Work::Waiting { client: self.id, command }));
+                return Some(Step::Submit(Work::Waiting { client: self.client.id, command }));
             }
             Access::Point(run) | Access::Scan(run) => {
                 let frozen =
@@ -388,8 +521,16 @@ impl Session {
         match command {
             SessionCommand::Acl => self.acl(args),
             SessionCommand::Auth => self.auth(&args[1..]),
-            SessionCommand::Client => return self.client(&args[1..]),
+            SessionCommand::Client => return self.client(args),
             SessionCommand::Hello => self.hello(&args[1..]),
+            SessionCommand::Monitor if self.is_in_answer => {
+                self.refuse("ERR MONITOR isn't allowed for DENY BLOCKING client");
+            }
+            SessionCommand::Monitor => self.monitor(),
+            SessionCommand::Publish(topic) => self.publish(topic, args),
+            SessionCommand::Pubsub => self.pubsub(args),
+            SessionCommand::Subscribe(topic) => self.subscribe(topic, &args[1..]),
+            SessionCommand::Unsubscribe(topic) => self.unsubscribe(topic, &args[1..]),
             SessionCommand::Unwatch => {
                 self.watched = WatchSet::new(self.shared.clone());
                 self.reply.ok();
@@ -398,6 +539,7 @@ impl Session {
             | SessionCommand::Exec
             | SessionCommand::Multi
             | SessionCommand::Quit
+            | SessionCommand::Reset
             | SessionCommand::Watch => unreachable!("they are run before anything is queued"),
         }
         None
@@ -517,6 +659,7 @@ impl Session {
             };
             self.user = user;
             self.selected = Selected { namespace: 0, ..self.selected };
+            self.subscribe_anew(0);
         }
         self.is_authenticated = true;
         true
@@ -535,6 +678,7 @@ impl Session {
         };
         self.user = Arc::new(User::of_namespace(&name));
         self.selected = Selected { namespace, database: 0 };
+        self.subscribe_anew(namespace);
         true
     }
 
@@ -559,9 +703,6 @@ impl Session {
                     rest
                 }
                 [word, wanted, rest @ ..] if is_word(word, "setname") => {
-                    if !is_client_name(wanted) {
-                        return self.reply.error(BAD_CLIENT_NAME);
-                    }
                     name = Some(wanted);
                     rest
                 }
@@ -579,10 +720,12 @@ impl Session {
                  client and select the RESP protocol version at the same time",
             );
         }
-        if let Some(name) = name {
-            self.name = Bytes::copy_from_slice(name);
+        if let Some(Err(error)) = name.map(|name| self.set_name(name)) {
+            return self.refuse(&error.to_string());
         }
         self.reply.set_protocol(protocol);
+        // What is published from here on comes in this version.
+        self.show();
         self.put_hello();
     }
 
@@ -596,7 +739,7 @@ impl Session {
         reply.bulk(b"proto");
         reply.integer(if reply.protocol() == Protocol::Resp3 { 3 } else { 2 });
         reply.bulk(b"id");
-        reply.integer(self.id as i64);
+        reply.integer(self.client.id as i64);
         for (name, value) in [("mode", "standalone"), ("role", "master")] {
             reply.bulk(name.as_bytes());
             reply.bulk(value.as_bytes());
@@ -604,55 +747,16 @@ impl Session {
         reply.bulk(b"modules");
         reply.array(0);
     }
+}
 
-    fn client(&mut self, args: &[Bytes]) -> Option<Step> {
-        match args {
-            [what, id, how @ ..] if is_word(what, "unblock") => return self.unblock(id, how),
-            [what] if is_word(what, "id") => self.reply.integer(self.id as i64),
-            [what] if is_word(what, "getname") && self.name.is_empty() => self.reply.null(),
-            [what] if is_word(what, "getname") => self.reply.bulk(&self.name),
-            [what, name] if is_word(what, "setname") => {
-                if is_client_name(name) {
-                    self.name = Bytes::copy_from_slice(name);
-                    self.reply.ok();
-                } else {
-                    self.reply.error(BAD_CLIENT_NAME);
-                }
-            }
-            [what, _, _] if is_word(what, "setinfo") => self.reply.ok(),
-            [what, ..] => {
-                let what = String::from_utf8_lossy(what);
-                self.reply.error(&format!(
-                    "ERR unknown subcommand or wrong number of arguments for '{what}'. Try \
-                     CLIENT ID, GETNAME, SETNAME or SETINFO."
-                ));
-            }
-            [] => unreachable!("the table asks for a subcommand"),
-        }
-        None
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.clients.remove(&self.client);
     }
+}
 
-    fn unblock(&mut self, id: &[u8], how: &[Bytes]) -> Option<Step> {
-        let with_error = match how {
-            [] => false,
-            [how] if is_word(how, "timeout") => false,
-            [how] if is_word(how, "error") => true,
-            _ => {
-                self.reply.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
-                return None;
-            }
-        };
-        match integer(id) {
-            Ok(id) => {
-                let client = u64::try_from(id).unwrap_or(0);
-                Some(Step::Submit(Work::Unblock { client, with_error }))
-            }
-            Err(error) => {
-                self.reply.error(&error.to_string());
-                None
-            }
-        }
-    }
+fn is_exec(command: &Command) -> bool {
+    matches!(command.access, Access::Session(SessionCommand::Exec))
 }
 
 const SELECT: &str = "select";
@@ -665,13 +769,6 @@ fn selects(command: &Command, args: &[Bytes]) -> Option<u8> {
 /// Whether an answer is an array that is there: those of a transaction that was run.
 fn is_array(answer: &[u8]) -> bool {
     answer.starts_with(b"*") && !answer.starts_with(b"*-")
-}
-
-const BAD_CLIENT_NAME: &str =
-    "ERR Client names cannot contain spaces, newlines or special characters.";
-
-fn is_client_name(name: &[u8]) -> bool {
-    name.iter().all(u8::is_ascii_graphic) && name.len() <= 256
 }
 
 fn request_bytes(args: &[Bytes]) -> usize {
@@ -707,7 +804,7 @@ mod tests {
             shared.watches.mark(group.changed_keys(), &[]);
         };
         set(1, b"old");
-        let mut session = Session::new(shared.clone());
+        let mut session = Session::new(shared.clone(), Addresses::default());
         let mut view = View::None;
         assert!(session.take(request("GET a"), &shared, &mut view).is_none());
         set(2, b"new");

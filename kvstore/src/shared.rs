@@ -1,19 +1,22 @@
 //! What every connection and the writer look at. One per server.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::clients::{Addresses, Client, Clients};
 use crate::command::catalogue::Facts;
 use crate::command::random::Random;
 use crate::config::Config;
 use crate::latency::{Event, Latencies};
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::pause::Pause;
+use crate::pubsub::Hubs;
 use crate::resp::request::RequestLimits;
 use crate::slowlog::SlowLog;
 use crate::stats::CommandStats;
@@ -42,6 +45,9 @@ pub struct Shared {
     pub stats: CommandStats,
     pub slowlog: SlowLog,
     pub latencies: Latencies,
+    pub clients: Clients,
+    pub hubs: Hubs,
+    pub pause: Pause,
     stopped: OnceLock<Stopped>,
     is_behind: AtomicBool,
     started: Instant,
@@ -60,6 +66,9 @@ impl Shared {
             stats: CommandStats::default(),
             slowlog: SlowLog::default(),
             latencies: Latencies::default(),
+            clients: Clients::default(),
+            hubs: Hubs::default(),
+            pause: Pause::default(),
             run_id: new_run_id(),
             asked: Mutex::new((Instant::now(), 0)),
             config,
@@ -98,8 +107,16 @@ impl Shared {
         stopped.or_else(|| self.is_behind.load(Relaxed).then(|| behind.to_owned()))
     }
 
-    pub fn next_connection(&self) -> u64 {
-        self.last_connection.fetch_add(1, Relaxed) + 1
+    pub fn connect(&self, addresses: Addresses) -> Arc<Client> {
+        let id = self.last_connection.fetch_add(1, Relaxed) + 1;
+        self.clients.add(id, addresses)
+    }
+
+    /// Puts a message in front of a client, or ends it when too much waits there.
+    pub fn put(&self, client: &Client, message: Bytes) {
+        if !client.put(message, self.config.outbox_limits()) {
+            self.metrics.output_overflows_total.fetch_add(1, Relaxed);
+        }
     }
 
     /// How often anything changed that says who may do what.

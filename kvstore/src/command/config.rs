@@ -112,6 +112,16 @@ fn fixed(shared: &Shared) -> Vec<(String, String)> {
     ];
     let mut all: Vec<(String, String)> =
         known.map(|(name, value)| (name.to_string(), value.to_string())).into();
+    all.push((
+        "client-output-buffer-limit".into(),
+        format!(
+            "normal {} 0 0 slave 0 0 0 pubsub {} {} {}",
+            config.output_bytes_max,
+            config.outbox_bytes_max,
+            config.outbox_soft_bytes_max,
+            config.outbox_soft_seconds
+        ),
+    ));
     all.push(("proto-max-bulk-len".into(), config.bulk_bytes_max.to_string()));
     all.push(("unixsocket".into(), config.unix.display().to_string()));
     let own = toml::Table::try_from(config).expect("a flat table of plain values");

@@ -121,6 +121,24 @@ pub enum CommandError {
     TimeoutNegative,
     #[error("ERR timeout is out of range")]
     TimeoutTooLong,
+    #[error("ERR Client names cannot contain spaces, newlines or special characters.")]
+    ClientName,
+    #[error("ERR Unknown client type '{0}'")]
+    UnknownClientType(String),
+    #[error("ERR No such user '{0}'")]
+    NoSuchUser(String),
+    #[error("ERR No such client")]
+    NoSuchClient,
+    #[error("ERR Invalid client ID")]
+    ClientIdInvalid,
+    #[error("ERR client-id should be greater than 0")]
+    ClientIdNotPositive,
+    #[error("ERR CLIENT PAUSE mode must be WRITE or ALL")]
+    PauseMode,
+    #[error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")]
+    UnblockReason,
+    #[error("ERR more subscriptions than subscriptions_max")]
+    Subscriptions,
     #[error("ERR too many keys are waited for; raise waiting_keys_max")]
     WaitingKeys,
     #[error("ERR string exceeds maximum allowed size (bulk_bytes_max)")]

@@ -63,10 +63,6 @@ pub const LEFT_OUT: &[(&str, &[&str])] = &[
     ),
     (SORTING, &["sort", "sort_ro"]),
     (CLUSTER, &["asking", "cluster", "migrate", "readonly", "readwrite", "restore-asking"]),
-    (
-        CLUSTER,
-        &["spublish", "ssubscribe", "sunsubscribe", "pubsub|shardchannels", "pubsub|shardnumsub"],
-    ),
     (REPLICATION, &["failover", "psync", "replconf", "replicaof", "slaveof", "sync"]),
     (SNAPSHOTS, &["bgrewriteaof", "bgsave", "lastsave", "save"]),
     (DUMPS, &["dump", "restore"]),

@@ -13,6 +13,7 @@ use super::{
     Read, Write, basics, choice, commands, config, expiry, hashes, info, keys, latency, lcs,
     left_out, memory, namespace, object, scan, sets, slowlog, strings,
 };
+use crate::pubsub::Topic;
 use crate::resp::reply::Reply;
 use bytes::Bytes;
 
@@ -44,8 +45,14 @@ pub enum SessionCommand {
     Discard,
     Exec,
     Hello,
+    Monitor,
     Multi,
+    Publish(Topic),
+    Pubsub,
     Quit,
+    Reset,
+    Subscribe(Topic),
+    Unsubscribe(Topic),
     Unwatch,
     Watch,
 }
@@ -190,8 +197,19 @@ pub const COMMANDS: &[Command] = &[
     session("discard", 1, SessionCommand::Discard),
     session("exec", 1, SessionCommand::Exec),
     session("hello", -1, SessionCommand::Hello),
+    session("monitor", 1, SessionCommand::Monitor),
     session("multi", 1, SessionCommand::Multi),
+    session("psubscribe", -2, SessionCommand::Subscribe(Topic::Pattern)),
+    session("publish", 3, SessionCommand::Publish(Topic::Channel)),
+    session("pubsub", -2, SessionCommand::Pubsub),
+    session("punsubscribe", -1, SessionCommand::Unsubscribe(Topic::Pattern)),
     session("quit", -1, SessionCommand::Quit),
+    session("reset", 1, SessionCommand::Reset),
+    session("spublish", 3, SessionCommand::Publish(Topic::ShardChannel)),
+    session("ssubscribe", -2, SessionCommand::Subscribe(Topic::ShardChannel)),
+    session("subscribe", -2, SessionCommand::Subscribe(Topic::Channel)),
+    session("sunsubscribe", -1, SessionCommand::Unsubscribe(Topic::ShardChannel)),
+    session("unsubscribe", -1, SessionCommand::Unsubscribe(Topic::Channel)),
     session("unwatch", 1, SessionCommand::Unwatch),
     session("watch", -2, SessionCommand::Watch),
     point("ping", -1, NO_KEYS, basics::ping),

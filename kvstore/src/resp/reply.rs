@@ -15,7 +15,13 @@ pub enum Protocol {
 pub struct Reply {
     bytes: Vec<u8>,
     protocol: Protocol,
+    /// How long it may get, if that is limited.
+    bytes_max: Option<usize>,
+    is_overfull: bool,
 }
+
+/// Bytes of a bulk string besides its value, at most.
+const BULK_BYTES_AROUND: usize = 24;
 
 /// Where an array starts whose length is not known yet.
 #[derive(Clone, Copy)]
@@ -23,7 +29,24 @@ pub struct OpenArray(usize);
 
 impl Reply {
     pub fn new(protocol: Protocol) -> Reply {
-        Reply { bytes: Vec::new(), protocol }
+        Reply { protocol, ..Reply::default() }
+    }
+
+    /// One that keeps no more than so many bytes.
+    pub fn bounded(protocol: Protocol, bytes_max: usize) -> Reply {
+        Reply { protocol, bytes_max: Some(bytes_max), ..Reply::default() }
+    }
+
+    /// Whether something was left out because it did not fit. What there is makes no sense then.
+    pub fn is_overfull(&self) -> bool {
+        self.is_overfull
+    }
+
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let has_room =
+            self.bytes_max.is_none_or(|max| bytes <= max.saturating_sub(self.bytes.len()));
+        self.is_overfull |= !has_room;
+        has_room
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -51,7 +74,9 @@ impl Reply {
     }
 
     pub fn append(&mut self, answered: &[u8]) {
-        self.bytes.extend_from_slice(answered);
+        if self.has_room(answered.len()) {
+            self.bytes.extend_from_slice(answered);
+        }
     }
 
     pub fn set_protocol(&mut self, protocol: Protocol) {
@@ -89,9 +114,31 @@ impl Reply {
     }
 
     pub fn bulk(&mut self, value: &[u8]) {
+        if !self.has_room(value.len() + BULK_BYTES_AROUND) {
+            return;
+        }
         self.number_line(b'$', value.len() as i64);
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// Text for people, which the new protocol marks as such.
+    pub fn verbatim(&mut self, text: &[u8]) {
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(text),
+            Protocol::Resp3 => {
+                self.number_line(b'=', text.len() as i64 + 4);
+                self.line(b't', &[b"xt:", text].concat());
+            }
+        }
+    }
+
+    /// Starts a message that is no answer; in the old protocol it looks like one.
+    pub fn push(&mut self, items: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.array(items),
+            Protocol::Resp3 => self.number_line(b'>', items as i64),
+        }
     }
 
     pub fn optional_bulk(&mut self, value: Option<&[u8]>) {
@@ -155,12 +202,18 @@ impl Reply {
     }
 
     fn line(&mut self, kind: u8, text: &[u8]) {
+        if !self.has_room(text.len() + 3) {
+            return;
+        }
         self.bytes.push(kind);
         self.bytes.extend_from_slice(text);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     fn number_line(&mut self, kind: u8, value: i64) {
+        if !self.has_room(BULK_BYTES_AROUND) {
+            return;
+        }
         self.bytes.push(kind);
         super::put_integer(&mut self.bytes, value);
         self.bytes.extend_from_slice(b"\r\n");

@@ -73,8 +73,8 @@ impl Executed {
 
     /// The connection may be gone; its commands have happened all the same.
     pub fn send(self) {
-        let bytes = self.reply.into_bytes();
-        _ = self.answer.send(Answer { bytes, rest: self.rest, own: self.own });
+        let answer = Answer { rest: self.rest, own: self.own, ..Answer::whole(self.reply) };
+        _ = self.answer.send(answer);
     }
 
     pub fn refuse(mut self, text: &str) {
@@ -121,7 +121,7 @@ impl<'d, 'w> Group<'d, 'w> {
     pub fn run(&mut self, job: Job) {
         self.now_ms = unix_ms();
         self.commands += job.work.commands();
-        let reply = Reply::new(job.protocol);
+        let reply = Reply::bounded(job.protocol, self.shared.config.output_bytes_max);
         match job.work {
             Work::Pipeline(commands) => self.pipeline(commands, reply, job.answer),
             Work::Transaction { commands, watched } => {
@@ -323,7 +323,7 @@ impl<'d, 'w> Group<'d, 'w> {
     fn serve_one(&mut self, ticket: Ticket, key: &[u8]) {
         // Out of the table while it runs, and back under the same ticket if it goes on waiting.
         let waiter = self.waiters.remove(ticket).expect("the caller has seen it");
-        let mut reply = Reply::new(waiter.protocol);
+        let mut reply = Reply::bounded(waiter.protocol, self.shared.config.output_bytes_max);
         let start = self.overlay.start(self.shared.config.changes_bytes_max());
         let flow = self.execute(&waiter.queued, Patience::Woken(layout::user_key(key)), &mut reply);
         if let Flow::Waits(_) = flow {

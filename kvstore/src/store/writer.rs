@@ -97,11 +97,18 @@ pub struct Answer {
     /// Where in `bytes` the answers of a transaction's commands about the connection go, which the
     /// connection runs itself when it knows that the others have been done.
     pub own: Vec<usize>,
+    /// The answers were longer than any may be. They are not here, but the commands have been run.
+    pub is_overfull: bool,
 }
 
 impl Answer {
     pub fn whole(reply: Reply) -> Answer {
-        Answer { bytes: reply.into_bytes(), rest: Vec::new(), own: Vec::new() }
+        Answer {
+            is_overfull: reply.is_overfull(),
+            bytes: reply.into_bytes(),
+            rest: Vec::new(),
+            own: Vec::new(),
+        }
     }
 }
 
@@ -449,6 +456,31 @@ mod tests {
         let (status, why) = health(&shared);
         assert_eq!(status, "503 Service Unavailable");
         assert!(why.contains("failed to sync"), "{why}");
+    }
+
+    /// Whoever found nothing in a group that did not happen is looked at again, and not left waiting for
+    /// what is there.
+    #[test]
+    fn a_failed_group_leaves_nobody_waiting() {
+        let dir = TempDir::new("wait");
+        let (mut writer, queue) = writer(&dir.0);
+        assert_eq!(run(&mut writer, &["RPUSH", "k", "1"]), ":1\r\n");
+        writer.log.fail_syncs();
+        let (taking, taken) = job(vec![queued(&["LPOP", "k"])]);
+        let (answer, mut answered) = oneshot::channel();
+        let command = queued(&["BLPOP", "k", "0"]);
+        let work = Work::Waiting { client: 1, command };
+        let waiting = Job { work, protocol: Protocol::Resp2, answer };
+        queue.blocking_send(waiting).map_err(|_| "full").expect("the queue is open");
+        writer.group(Some(taking));
+        let open = taken.blocking_recv().expect("every job is answered").bytes;
+        assert!(open.starts_with(format!("-{OUTCOME_OPEN}").as_bytes()));
+        assert!(answered.try_recv().is_err() && writer.waiters.has_ready());
+        writer.group(None);
+        let refused = answered.try_recv().expect("it is answered").bytes;
+        assert!(refused.starts_with(b"-READONLY nothing was written"));
+        assert!(writer.waiters.is_empty() && !writer.waiters.has_ready());
+        assert_eq!(run(&mut writer, &["LRANGE", "k", "0", "-1"]), "*1\r\n$1\r\n1\r\n");
     }
 
     /// What one pipeline may change together is bounded by the group, whatever its commands amount to.

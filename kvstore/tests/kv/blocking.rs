@@ -195,6 +195,33 @@ fn time_unblock_and_a_lost_client_end_the_waiting() {
     stop(server);
 }
 
+/// More than one group may answer: the rest of those who wait are served before anything else runs.
+#[test]
+fn those_who_wait_are_served_over_several_groups() {
+    const WAITING: usize = 180;
+    const ENTRY_BYTES: usize = 500 * 1024;
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut control = Client::unix(&config.unix);
+    let mut waiting: Vec<Client> = (0..WAITING).map(|_| Client::unix(&config.unix)).collect();
+    for client in &mut waiting {
+        client.send(&encode(&["XREAD", "BLOCK", "0", "STREAMS", "s", "$"]));
+    }
+    until("blocked", || (server.metrics().blocked_clients == WAITING as u64).then_some(()));
+    // What they are to get is gone before the last of them could be served in one group.
+    control.send(&encode(&["XADD", "s", "1-1", "f", &"e".repeat(ENTRY_BYTES)]));
+    control.send(&encode(&["DEL", "s"]));
+    for client in &mut waiting {
+        let Value::Array(streams) = client.receive() else { panic!("no entry") };
+        let Value::Array(stream) = &streams[0] else { panic!("no stream: {streams:?}") };
+        assert_eq!(stream[0], Value::Bulk(b"s".to_vec()));
+    }
+    assert_eq!(control.receive(), Value::Bulk(b"1-1".to_vec()));
+    assert_eq!(control.receive(), Value::Integer(1));
+    stop(server);
+}
+
 /// What is waited for is bounded over all clients.
 #[test]
 fn keys_waited_for_are_bounded() {

@@ -5,6 +5,7 @@
 //! commands      what COMMAND says, and what is left out
 //! differential  the same random commands to Redis and to us
 //! blocking      commands that wait, of several clients at once, as Redis serves them
+//! clients       CLIENT, MONITOR, and clients that behave badly
 //! crash         SIGKILL at random moments
 //! log           the write log under damage
 //! full_disk     no room, and room again
@@ -12,11 +13,13 @@
 //! directory     what stands in the way of using a directory
 //! limits        every limit, and what stands in the way of starting
 //! users         who may do what, and where
+//! pubsub        publish and subscribe
 //! whole         the process, a real client, cursors, times, compaction
 //! ```
 
 mod admin;
 mod blocking;
+mod clients;
 mod commands;
 mod crash;
 mod differential;
@@ -25,6 +28,7 @@ mod full_disk;
 mod limits;
 mod lists;
 mod log;
+mod pubsub;
 mod support;
 mod users;
 mod whole;

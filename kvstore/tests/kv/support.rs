@@ -109,7 +109,12 @@ impl Client {
                 Value::Bulk(bytes)
             }
             b'*' if number() < 0 => Value::NullArray,
-            b'*' => {
+            b'=' => {
+                let mut bytes = vec![0; number() as usize + 2];
+                self.stream.read_exact(&mut bytes).ok()?;
+                Value::Bulk(bytes[4..bytes.len() - 2].to_vec())
+            }
+            b'*' | b'>' => {
                 let items = (0..number()).map(|_| self.try_receive());
                 Value::Array(items.collect::<Option<_>>()?)
             }
