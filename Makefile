@@ -53,25 +53,28 @@ bench: build
 	$(BENCH) storm --devices 50000 --connections 20000
 	$(BENCH) report
 
-# An hour and a half, of which one hour is churn; needs 24 GiB of memory.
+# Two hours, of which one is churn; needs 24 GiB of memory.
 bench-full: build
 	.ci/setup bench
 	cd benches/runtimes && $(CARGO) build $(RELEASE)
 	$(BENCH) codec
 	$(BENCH) instructions
 	$(BENCH) system
+	$(BENCH) kv
 	for n in 15000 100000 1000000; do $(BENCH) connections --connections $$n --floor || exit 1; done
 	$(BENCH) connections --connections 1000000 --tickets ed25519
 	$(BENCH) connections --connections 2000000 --tickets ed25519 --control-node
 	$(BENCH) connections --target 5000000
+	$(BENCH) fanout --connections 5000000 --rounds 3 --floor
+	$(BENCH) push --connections 5000000 --rounds 3
 	for n in 100000 1000000; do \
 	  $(BENCH) fanout --connections $$n --floor && $(BENCH) push --connections $$n --floor && \
 	  $(BENCH) heartbeat --connections $$n --floor && $(BENCH) uplink --connections $$n --floor || exit 1; \
 	done
 	$(BENCH) heartbeat --connections 1000000 --rate 3333 --seconds 60
-	$(BENCH) slow
+	$(BENCH) slow --floor
 	$(BENCH) storm --devices 1000000 --connections 100000
-	$(BENCH) peers
+	$(BENCH) peers --floor
 	$(BENCH) runtimes
 	$(BENCH) churn --minutes 60
 	$(BENCH) report
