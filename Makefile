@@ -26,17 +26,22 @@ setup-test:
 build: setup
 	$(CARGO) build $(RELEASE) --workspace --bins
 
+# The store with its deliberate bugs comes first: what is built after it is what stays in the target folder.
 test: setup-test check
+	$(CARGO) test $(RELEASE) -p hawser-control -p hawser-kv --features hawser-kv/seeded-bugs --test crash seeded
 	$(CARGO) build $(RELEASE) --workspace --bins
 	$(CARGO) test $(RELEASE) --workspace
 	$(CARGO) test $(RELEASE) -p hawser-tests --features seeded-bugs --test seeded_bugs
 	cd benches/runtimes && $(CARGO) test $(RELEASE) --workspace
+	cd kvstore/tests/disk && $(CARGO) test $(RELEASE)
 
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(RELEASE) --workspace --all-targets -- -D warnings
 	cd benches/runtimes && $(CARGO) fmt --all --check
+	cd kvstore/tests/disk && $(CARGO) fmt --all --check
 	cd benches/runtimes && $(CARGO) clippy $(RELEASE) --workspace --all-targets -- -D warnings
+	cd kvstore/tests/disk && $(CARGO) clippy $(RELEASE) --all-targets -- -D warnings
 
 golden:
 	UPDATE_GOLDEN=1 $(CARGO) test $(RELEASE) --workspace golden

@@ -27,6 +27,7 @@ use crate::session::Session;
 use crate::shared::{Shared, Stopped};
 use crate::store::database::{Database, StoreError, database_dir};
 use crate::store::directory::{self, DirectoryError};
+use crate::store::lasting;
 use crate::store::log::{self, Log};
 use crate::store::waiters::Waiters;
 use crate::store::writer::{Job, Writer};
@@ -214,6 +215,7 @@ fn open_database(config: &Config) -> Result<Database, StartError> {
     let dir = &config.dir;
     let unusable = |error: String| StartError::Dir { dir: dir.clone(), error };
     directory::claim(dir, &[&config.unix, &config.users_file])?;
+    lasting::create(&database_dir(dir)).map_err(|error| unusable(error.to_string()))?;
     Database::open(&database_dir(dir), config.cache_mib << 20, config.memtable_mib << 20).map_err(
         |error| match error.to_string() {
             text if text.contains("LOCK:") || text.contains("lock hold by") => {

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::lasting;
+
 /// The form of log and database that this program reads and writes.
 pub const FORMAT: u32 = 2;
 
@@ -55,7 +57,7 @@ pub enum DirectoryError {
 /// `known` are files that the configuration puts anywhere, perhaps here.
 pub fn claim(dir: &Path, known: &[&Path]) -> Result<(), DirectoryError> {
     let failed = |error| DirectoryError::Io { dir: dir.to_path_buf(), error };
-    fs::create_dir_all(dir).map_err(failed)?;
+    lasting::create(dir).map_err(failed)?;
     match fs::read(dir.join(NAME)) {
         Ok(text) => check(dir, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -35,6 +35,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use thiserror::Error;
 
+use super::lasting;
+use super::seeded::SeededBug;
+
 pub mod reader;
 
 const MAGIC: &[u8; 16] = b"hawserkv-log-v2\n";
@@ -124,13 +127,23 @@ impl State {
         }
         if self.synced.load(SeqCst) < written {
             // A segment is synced before the next one takes its place, so this one holds the rest.
-            if let Err(error) = self.file().sync_data() {
+            if let Err(error) = sync_file(&self.file()) {
                 self.broken.store(true, SeqCst);
                 return Err(AppendError::Broken(error));
             }
             self.synced.fetch_max(written, SeqCst);
         }
         Ok(())
+    }
+}
+
+fn sync_file(file: &File) -> io::Result<()> {
+    if SeededBug::SkipsSync.is_on() {
+        return Ok(());
+    }
+    match file.sync_data() {
+        Err(_) if SeededBug::RetriesSync.is_on() => file.sync_data(),
+        done => done,
     }
 }
 
@@ -143,7 +156,7 @@ impl Log {
         segment_bytes_max: u64,
         mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(Log, Option<Cut>), E> {
-        fs::create_dir_all(dir).map_err(|error| io_error(dir, error))?;
+        lasting::create(dir).map_err(|error| io_error(dir, error))?;
         remove_unfinished(dir)?;
         let segments = segments(dir)?;
         let mut next = segments.first().map_or(applied + 1, |segment| segment.first);
@@ -230,7 +243,9 @@ impl Log {
         }
         let sequence = self.next;
         let record = encode(sequence, self.shared.synced.load(SeqCst), payload);
-        if let Err(error) = (&*self.shared.file()).write_all(&record) {
+        if let Err(error) = (&*self.shared.file()).write_all(&record)
+            && !SeededBug::IgnoresWriteError.is_on()
+        {
             return Err(self.undo(error));
         }
         self.bytes += record.len() as u64;
@@ -256,11 +271,16 @@ impl Log {
         *self.shared.file.lock().expect("nothing panics under it") = Arc::new(file);
         self.shared.active.store(self.next, SeqCst);
         let broken = &self.shared.broken;
-        self.dir.handle.sync_all().inspect_err(|_| broken.store(true, SeqCst))?;
+        if !SeededBug::ForgetsDirectorySync.is_on() {
+            self.dir.handle.sync_all().inspect_err(|_| broken.store(true, SeqCst))?;
+        }
         Ok(true)
     }
 
     fn undo(&mut self, error: io::Error) -> AppendError {
+        if SeededBug::ForgetsToCut.is_on() {
+            return AppendError::NotWritten(error);
+        }
         // Opened for appending: the next write goes to the end the file then has.
         match self.shared.file().set_len(self.bytes) {
             Ok(()) => AppendError::NotWritten(error),
@@ -414,9 +434,14 @@ fn decode(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), &'static str> {
     if payload_bytes > PAYLOAD_BYTES_MAX {
         return Err("the length is impossible");
     }
-    let (payload, rest) = rest.split_at_checked(payload_bytes).ok_or("the record is not whole")?;
+    let (payload, rest) = match rest.split_at_checked(payload_bytes) {
+        None if SeededBug::AcceptsTornRecord.is_on() => (rest, &[][..]),
+        found => found.ok_or("the record is not whole")?,
+    };
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&header[8..]), payload);
-    if checksum.to_be_bytes() != header[4..8] {
+    let is_ignored = (payload.len() < payload_bytes && SeededBug::AcceptsTornRecord.is_on())
+        || SeededBug::IgnoresChecksum.is_on();
+    if checksum.to_be_bytes() != header[4..8] && !is_ignored {
         return Err("the checksum is wrong");
     }
     let sequence = u64::from_be_bytes(header[8..16].try_into().expect("eight bytes"));
@@ -432,7 +457,12 @@ fn replay<E: From<OpenError>>(
 ) -> Result<Option<Cut>, E> {
     let path = &segment.path;
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    // A process that was killed may have written records and not synced them. What is replayed is built
+    // upon, so it must not get lost any more.
+    let read = File::open(path).and_then(|mut file| {
+        file.read_to_end(&mut bytes)?;
+        if SeededBug::TrustsWhatItReads.is_on() { Ok(()) } else { file.sync_all() }
+    });
     read.map_err(|error| io_error(path, error))?;
     let damaged = |offset: usize, what| OpenError::Damaged {
         path: path.clone(),
@@ -450,7 +480,9 @@ fn replay<E: From<OpenError>>(
         let offset = bytes.len() - rest.len();
         match decode(rest) {
             Ok((record, after)) if record.sequence == *next => {
-                apply(record.sequence, record.payload)?;
+                if !(after.is_empty() && SeededBug::StopsReplayEarly.is_on()) {
+                    apply(record.sequence, record.payload)?;
+                }
                 *next += 1;
                 rest = after;
             }

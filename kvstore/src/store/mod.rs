@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! directory   whose directory it is, and of which version
+//! lasting     directories that outlive a power failure
 //! layout      keys and values in RocksDB
 //! spaces      where the databases of a namespace are
 //! view        what commands read from
@@ -13,6 +14,7 @@
 //! writer      the thread that runs groups
 //! checkpoint  the thread that flushes RocksDB and deletes old log segments
 //! everysec    the thread that syncs the log of those who do not wait for it
+//! seeded      mistakes that the crash rig must see
 //! ```
 
 pub mod checkpoint;
@@ -20,9 +22,11 @@ pub mod database;
 pub mod directory;
 pub mod everysec;
 pub mod group;
+pub mod lasting;
 pub mod layout;
 pub mod log;
 pub mod overlay;
+pub mod seeded;
 pub mod spaces;
 pub mod view;
 pub mod waiters;

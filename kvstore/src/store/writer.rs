@@ -34,6 +34,7 @@ use super::database::StoreError;
 use super::group::{Executed, Group, Ran};
 use super::log::{AppendError, Log};
 use super::overlay::Overlay;
+use super::seeded::SeededBug;
 use super::spaces::Selected;
 use super::waiters::Waiters;
 use crate::command::catalogue::Facts;
@@ -234,7 +235,10 @@ impl Writer {
             group.run(job);
             next = if group.is_full() { None } else { self.jobs.try_recv().ok() };
         }
-        let Ran { overlay, executed, commands, began_to_wait } = group.end();
+        let Ran { overlay, mut executed, commands, began_to_wait } = group.end();
+        if SeededBug::AnswersBeforeLog.is_on() {
+            std::mem::take(&mut executed).into_iter().for_each(Executed::send);
+        }
         let outcome = self.commit(&overlay);
         if self.log.is_broken() {
             shared.stop_writes(Stopped::LogFailed);
@@ -263,6 +267,9 @@ impl Writer {
         let shared = self.shared.clone();
         let metrics = &shared.metrics;
         let record = overlay.encode();
+        if SeededBug::AppliesBeforeLog.is_on() {
+            _ = self.apply(self.log.next(), &record);
+        }
         let started = Instant::now();
         let sequence = self.write(&record).map_err(|error| {
             tracing::error!(%error, "cannot write the log");
