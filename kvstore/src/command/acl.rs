@@ -199,7 +199,7 @@ fn log(call: &Call<'_>, reply: &mut Reply) -> Outcome {
         reply.bulk(denial.user.as_bytes());
         reply.bulk(b"age-seconds");
         let age_s = now_ms.saturating_sub(denial.at_ms) as f64 / 1000.0;
-        reply.bulk(age_s.to_string().as_bytes());
+        reply.double(age_s);
         reply.bulk(b"client-info");
         reply.bulk(denial.client.as_bytes());
     }

@@ -1,5 +1,7 @@
 //! The commands that only look at their arguments.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::error::CommandError;
 use super::{Read, integer, is_word};
 use crate::resp::reply::Reply;
@@ -41,5 +43,23 @@ pub fn function(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         [_, what] if is_word(what, "list") => reply.array(0),
         _ => return Err(CommandError::Syntax),
     }
+    Ok(())
+}
+
+/// Seconds and microseconds.
+pub fn time(_: &Read<'_>, reply: &mut Reply) -> Outcome {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    reply.array(2);
+    reply.bulk(since.as_secs().to_string().as_bytes());
+    reply.bulk(since.subsec_micros().to_string().as_bytes());
+    Ok(())
+}
+
+/// A master without replicas, as Redis's protocol knows them.
+pub fn role(_: &Read<'_>, reply: &mut Reply) -> Outcome {
+    reply.array(3);
+    reply.bulk(b"master");
+    reply.integer(0);
+    reply.array(0);
     Ok(())
 }

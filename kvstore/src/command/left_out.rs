@@ -2,8 +2,6 @@
 //! shrink: a test asks a redis-server for all its commands and finds each of them either here or in
 //! [`table`](super::table).
 
-use super::table;
-
 const BITS: &str = "bit operations would rewrite whole values on disk";
 const GEO: &str = "geo indexes are not offered; sorted sets are";
 const HYPERLOGLOG: &str = "HyperLogLog is not offered";
@@ -21,8 +19,6 @@ const CONFIG_FILE: &str = "the configuration file belongs to the operator and is
 const ALLOCATOR: &str = "the allocator has no such report";
 const FUN: &str = "it does nothing";
 const DEBUGGING: &str = "the process is not debugged through its clients";
-/// Those of them that are in the table after all are not left out.
-const BEING_MADE: &str = "it is being made";
 
 pub const LEFT_OUT: &[(&str, &[&str])] = &[
     (BITS, &["bitcount", "bitfield", "bitfield_ro", "bitop", "bitpos", "getbit", "setbit"]),
@@ -73,30 +69,13 @@ pub const LEFT_OUT: &[(&str, &[&str])] = &[
     (ALLOCATOR, &["memory|malloc-stats", "memory|purge"]),
     (FUN, &["lolwut"]),
     (DEBUGGING, &["debug"]),
-    (
-        BEING_MADE,
-        &[
-            "monitor",
-            "psubscribe",
-            "publish",
-            "pubsub",
-            "punsubscribe",
-            "reset",
-            "role",
-            "subscribe",
-            "time",
-            "unsubscribe",
-        ],
-    ),
 ];
 
 /// Why a command is not here, by its name or that of its container.
 pub fn reason(name: &str) -> Option<&'static str> {
     let container = name.split('|').next().unwrap_or_default();
     let is_it = |left: &&str| *left == name || *left == container;
-    let (why, _) = LEFT_OUT.iter().find(|(_, names)| names.iter().any(is_it))?;
-    let is_made = *why == BEING_MADE && table::find(container.as_bytes()).is_some();
-    (!is_made).then_some(*why)
+    LEFT_OUT.iter().find(|(_, names)| names.iter().any(is_it)).map(|(why, _)| *why)
 }
 
 /// The answer to a command that is left out.

@@ -214,6 +214,8 @@ pub const COMMANDS: &[Command] = &[
     session("watch", -2, SessionCommand::Watch),
     point("ping", -1, NO_KEYS, basics::ping),
     point("echo", 2, NO_KEYS, basics::echo),
+    point("time", 1, NO_KEYS, basics::time),
+    point("role", 1, NO_KEYS, basics::role),
     point("select", 2, NO_KEYS, basics::select),
     many("info", -1, NO_KEYS, info::info),
     many("command", -1, NO_KEYS, commands::command),

@@ -202,6 +202,25 @@ fn what_takes_long_is_kept() {
 }
 
 #[test]
+fn time_and_role_are_those_of_a_single_redis() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let (mut ours, mut theirs) = (Client::unix(&config.unix), oracle.connect());
+    assert_eq!(ours.run("ROLE"), theirs.run("ROLE"));
+    let seconds = |value: Value| match value {
+        Value::Array(parts) if parts.len() == 2 => {
+            parts[0].text().parse::<u64>().expect("a number")
+        }
+        other => panic!("no time: {other:?}"),
+    };
+    let (before, now, after) = (theirs.run("TIME"), ours.run("TIME"), theirs.run("TIME"));
+    assert!((seconds(before)..=seconds(after)).contains(&seconds(now)));
+    stop(server);
+}
+
+#[test]
 fn memory_shows_where_it_is() {
     let dir = TempDir::new();
     let config = config(&dir);
