@@ -1,5 +1,6 @@
 //! The process of a fleet: its loop, and the commands one after another.
 
+use std::cmp::Reverse;
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -36,6 +37,8 @@ const CURVE_STEP: u32 = 50_000;
 
 /// Rare enough that nobody need read them for half an hour: a pipe holds 64 KiB.
 const PROGRESS_MS: u64 = 1_000;
+/// When the owner counts what all parts of the fleet have.
+const SHARE_MS: u64 = 20;
 
 /// No answer has come for so long, so none will. Questions take no memory that counts.
 const ANSWERED: Limits = Limits { free_min_bytes: 0, quiet_ms: 30_000 };
@@ -172,6 +175,7 @@ impl<N: Net, D: Device> Child<N, D> {
                 self.stall(resume, false);
                 self.expect(messages, quiet_ms)
             }
+            Command::Enough => Ok(Answer::Armed),
             Command::Stall { devices } => {
                 self.stall(devices, true);
                 Ok(Answer::Armed)
@@ -229,9 +233,10 @@ impl<N: Net, D: Device> Child<N, D> {
         Ok(watch.ends(done, self.now_ms)?.map(|why| format!("{why} ({})", self.closes())))
     }
 
-    /// Why connections ended until now.
+    /// Why connections ended until now, the most frequent reason first.
     fn closes(&self) -> String {
-        let closes = &self.crowd.tally.closes;
+        let mut closes: Vec<_> = self.crowd.tally.closes.iter().collect();
+        closes.sort_by_key(|&(reason, count)| (Reverse(count), reason));
         let closes: Vec<String> =
             closes.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
         if closes.is_empty() { "no answer at all".to_owned() } else { closes.join(", ") }
@@ -293,16 +298,18 @@ impl<N: Net, D: Device> Child<N, D> {
         }
     }
 
-    fn expect(&mut self, messages: u64, quiet_ms: u64) -> anyhow::Result<Answer> {
+    fn expect(&mut self, messages: u64, quiet_ms: Option<u64>) -> anyhow::Result<Answer> {
         (self.crowd.tally.messages, self.crowd.tally.repeats) = (0, 0);
         answer(&Answer::Armed)?;
         // How long the sender takes is its own affair: what does not come ends it.
-        let limits = Limits { free_min_bytes: 0, quiet_ms };
+        let limits = Limits { free_min_bytes: 0, quiet_ms: quiet_ms.unwrap_or(u64::MAX) };
+        let every_ms = quiet_ms.map_or(SHARE_MS, |_| PROGRESS_MS);
         let mut watch = Watch::new(limits, u64::MAX, 0, self.now_ms);
         loop {
-            self.turn(IDLE_WAIT_MS)?;
+            let is_enough = self.turn(IDLE_WAIT_MS)?;
             let tally = &self.crowd.tally;
-            if tally.messages >= messages || watch.ends(tally.messages, self.now_ms)?.is_some() {
+            let is_all = quiet_ms.is_some() && tally.messages >= messages;
+            if is_enough || is_all || watch.ends(tally.messages, self.now_ms)?.is_some() {
                 return Ok(Answer::Received(Received {
                     messages: tally.messages,
                     repeats: tally.repeats,
@@ -310,7 +317,7 @@ impl<N: Net, D: Device> Child<N, D> {
                     latency: tally.latency.clone(),
                 }));
             }
-            self.progress(self.crowd.tally.messages, messages)?;
+            self.progress_every(every_ms, self.crowd.tally.messages, messages)?;
         }
     }
 
@@ -409,7 +416,11 @@ impl<N: Net, D: Device> Child<N, D> {
     }
 
     fn progress(&mut self, done: u64, of: u64) -> io::Result<()> {
-        if self.now_ms >= self.progress_ms + PROGRESS_MS {
+        self.progress_every(PROGRESS_MS, done, of)
+    }
+
+    fn progress_every(&mut self, every_ms: u64, done: u64, of: u64) -> io::Result<()> {
+        if self.now_ms >= self.progress_ms + every_ms {
             self.progress_ms = self.now_ms;
             answer(&Answer::Progress { done, of })?;
         }

@@ -27,9 +27,13 @@ pub enum Command {
     /// So many pulls of the inbox, each answered by the control node.
     Pull { count: u64, pace: Pace },
     /// Counts messages from now on. Answered with [`Answer::Armed`], and with
-    /// [`Answer::Received`] when there were so many, or none for `quiet_ms`. The first `resume`
-    /// devices begin to read again.
-    Expect { messages: u64, quiet_ms: u64, resume: u32 },
+    /// [`Answer::Received`] when there were so many, none for `quiet_ms`, or the next command waits.
+    /// Without `quiet_ms` it is the owner who ends it, and progress is told often: how many of the
+    /// messages come to this part of the fleet, nobody knows. The first `resume` devices begin to read
+    /// again.
+    Expect { messages: u64, quiet_ms: Option<u64>, resume: u32 },
+    /// Ends [`Command::Expect`]. Answered with [`Answer::Armed`].
+    Enough,
     /// The first devices stop reading. Answered with [`Answer::Armed`].
     Stall { devices: u32 },
     /// The first devices lose their connections at once and come back. Answered with

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ChildStdin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
@@ -13,6 +13,7 @@ use super::latency::Latency;
 use super::listener::Listener;
 use super::sockets::PER_PROCESS;
 use super::tun::Wire;
+use super::watch::Watch;
 use crate::mqtt::packet::Qos;
 use crate::process::{Helper, Owned, cpu_ns};
 use crate::progress::Progress;
@@ -74,6 +75,14 @@ pub struct Opening {
 
 pub struct Fleet {
     members: Vec<Member>,
+    expected: Expected,
+}
+
+/// What [`Fleet::received`] waits for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expected {
+    messages: u64,
+    quiet_ms: u64,
 }
 
 struct Member {
@@ -138,7 +147,7 @@ impl Fleet {
             members.push(Member { process, stdin, listener, devices });
             first += devices;
         }
-        let mut fleet = Fleet { members };
+        let mut fleet = Fleet { members, expected: Expected::default() };
         fleet.hear("preparing tickets", |answer| matches!(answer, Answer::Ready).then_some(()))?;
         Ok(fleet)
     }
@@ -246,19 +255,27 @@ impl Fleet {
         quiet_ms: u64,
         devices: u32,
     ) -> anyhow::Result<()> {
-        let (messages, devices) = (self.shares(messages), self.shares(devices.into()));
-        for (index, member) in self.members.iter_mut().enumerate() {
-            let (messages, resume) = (messages[index], devices[index] as u32);
-            member.tell(&Command::Expect { messages, quiet_ms, resume })?;
+        self.expected = Expected { messages, quiet_ms };
+        let quiet_ms = Some(quiet_ms).filter(|_| !self.is_several());
+        let devices = self.shares(devices.into());
+        for (member, resume) in self.members.iter_mut().zip(devices) {
+            member.tell(&Command::Expect { messages, quiet_ms, resume: resume as u32 })?;
         }
         self.armed()
     }
 
     pub fn received(&mut self) -> anyhow::Result<Received> {
+        if self.is_several() {
+            self.wait_for_messages()?;
+            self.members.iter_mut().try_for_each(|member| member.tell(&Command::Enough))?;
+        }
         let each = self.hear("messages", |answer| match answer {
             Answer::Received(received) => Some(received),
             _ => None,
         })?;
+        if self.is_several() {
+            self.armed()?;
+        }
         let none = Received { messages: 0, repeats: 0, last_ns: 0, latency: Latency::default() };
         Ok(each.into_iter().fold(none, |mut sum, one| {
             sum.messages += one.messages;
@@ -334,6 +351,35 @@ impl Fleet {
         self.members.iter().map(|member| cpu_ns(member.process.id())).sum()
     }
 
+    /// Nobody knows how many messages come to each of several processes: that they are all is seen
+    /// from here.
+    fn wait_for_messages(&self) -> anyhow::Result<()> {
+        let Expected { messages, quiet_ms } = self.expected;
+        let mut watch = Watch::new(Limits { free_min_bytes: 0, quiet_ms }, u64::MAX, 0, 0);
+        let mut progress = Progress::new("messages");
+        let begun = Instant::now();
+        loop {
+            for member in &self.members {
+                match member.listener.answer(Duration::ZERO)? {
+                    None => {}
+                    Some(Answer::Failed(error)) => bail!("messages: {error}"),
+                    Some(_) => bail!("the fleet answered something else while messages came"),
+                }
+            }
+            let done = self.members.iter().map(|member| member.listener.progress().done).sum();
+            progress.at(done, messages);
+            let now_ms = begun.elapsed().as_millis() as u64;
+            if done >= messages || watch.ends(done, now_ms)?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn is_several(&self) -> bool {
+        self.members.len() > 1
+    }
+
     fn armed(&mut self) -> anyhow::Result<()> {
         self.hear("preparing", |answer| matches!(answer, Answer::Armed).then_some(())).map(drop)
     }
@@ -386,6 +432,9 @@ impl Fleet {
 /// How long one process is waited for before the others are looked at.
 const LISTEN: Duration = Duration::from_millis(100);
 
+/// Between two looks at how many messages came.
+const LOOK: Duration = Duration::from_millis(10);
+
 impl Member {
     fn tell(&mut self, command: &Command) -> anyhow::Result<()> {
         let line = serde_json::to_string(command)? + "\n";
@@ -410,7 +459,40 @@ fn add_named(to: &mut Vec<(String, u64)>, from: Vec<(String, u64)>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::io::processors;
+
+    /// A process to which so many messages come, and which says so until it is told that they are all.
+    fn member(come: u64) -> Member {
+        let received =
+            Received { messages: come, repeats: 0, last_ns: come, latency: Latency::default() };
+        let say = |answer: Answer| format!("echo '{}'", serde_json::to_string(&answer).unwrap());
+        let script = [
+            "read expect".to_owned(),
+            say(Answer::Armed),
+            say(Answer::Progress { done: come, of: 0 }),
+            "read enough".to_owned(),
+            say(Answer::Received(received)),
+            say(Answer::Armed),
+            "read end".to_owned(),
+        ];
+        let arguments = ["-c".to_owned(), script.join("\n")];
+        let processor = processors().unwrap()[0];
+        let helper = Helper::of(Path::new("/bin/sh"), &arguments, processor).unwrap();
+        let (process, stdin, stdout) = helper.apart();
+        Member { process, stdin, listener: Listener::new(stdout), devices: 5 }
+    }
+
+    #[test]
+    fn messages_are_counted_over_all_processes() {
+        let members = vec![member(7), member(2)];
+        let mut fleet = Fleet { members, expected: Expected::default() };
+        fleet.expect(9, 60_000).unwrap();
+        let received = fleet.received().unwrap();
+        assert_eq!((received.messages, received.last_ns), (9, 7));
+    }
 
     #[test]
     fn a_rate_is_shared_and_stays_one() {
