@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 /// Folders are called this, the run's process, and what they are for.
 const PREFIX: &str = "hawser-bench-";
@@ -55,7 +55,12 @@ impl Folder {
         command.process_group(0);
         let remover = command.spawn().context("cannot start what removes a folder")?;
         let folder = Folder { path, remover };
-        std::fs::create_dir_all(&folder.path).with_context(|| folder.path.display().to_string())?;
+        // Of an earlier run whose process had the same number, if at all: its data is not this run's.
+        if folder.path.exists() {
+            std::fs::remove_dir_all(&folder.path)
+                .with_context(|| folder.path.display().to_string())?;
+        }
+        std::fs::create_dir(&folder.path).with_context(|| folder.path.display().to_string())?;
         Ok(folder)
     }
 
@@ -79,6 +84,12 @@ pub struct Arguments {
 
 /// The process that removes a folder when its standard input has ended.
 pub fn remove(arguments: &Arguments) -> anyhow::Result<()> {
+    let name = arguments.folder.file_name().and_then(|name| name.to_str());
+    ensure!(
+        name.is_some_and(|name| name.starts_with(PREFIX)),
+        "{} is no folder of a run",
+        arguments.folder.display()
+    );
     std::io::stdin().read_to_end(&mut Vec::new())?;
     let begun = Instant::now();
     while let Err(error) = std::fs::remove_dir_all(&arguments.folder) {
