@@ -12,7 +12,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-
 use std::sync::OnceLock;
 
 use anyhow::{Context, bail, ensure};
@@ -167,12 +166,16 @@ impl Setting {
 
     /// Whether memory holds `times` the connections.
     pub fn fits(&self, connections: u32, times: u64) -> anyhow::Result<bool> {
+        let needed = self.needed_bytes(connections) * times;
+        Ok(needed + (self.free_min_mib << 20) <= Memory::read()?.free_bytes)
+    }
+
+    fn needed_bytes(&self, connections: u32) -> u64 {
         let each = match self.fleet {
             Kind::Tun => BYTES_PER_CONNECTION,
             Kind::Sockets => BYTES_PER_SOCKET_PAIR,
         };
-        let needed = u64::from(connections) * each * times;
-        Ok(needed + (self.free_min_mib << 20) <= Memory::read()?.free_bytes)
+        u64::from(connections) * each
     }
 
     /// Moves this program to where the servers and fleets will be. Once, before anything is
@@ -182,7 +185,7 @@ impl Setting {
             self.fits(connections, 1)?,
             "{connections} connections take about {} MiB and {} MiB are free above the {} that stay \
              so: choose fewer (--connections) or free memory",
-            (u64::from(connections) * BYTES_PER_CONNECTION) >> 20,
+            self.needed_bytes(connections) >> 20,
             (Memory::read()?.free_bytes >> 20).saturating_sub(self.free_min_mib),
             self.free_min_mib
         );
