@@ -55,8 +55,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let mut side = BrokerSide::start(setting, connections)?;
     side.open_all(connections)?;
     let pid = side.broker.id();
-    let mut own = churned(&mut side, pid, arguments)?;
-    let ended = side.all_back(own.stopped.take());
+    let own = churned(&mut side, pid, arguments)?;
+    let ended = side.all_back(own.stopped.clone());
     if own.memory_bytes.is_empty() {
         return ended;
     }
@@ -70,24 +70,38 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     own.put("", &mut values);
     let plan_hash = side.broker.plan_hash.clone();
     drop(side);
-    if *floor && ended.is_ok() {
-        say("the floor");
-        let mut floor = FloorSide::start(setting, connections)?;
-        floor.open_all(connections)?;
-        let pid = floor.id();
-        let bare = churned(&mut floor, pid, arguments)?;
-        if let Some(stopped) = bare.stopped {
-            bail!("not all came back to the floor: {stopped}");
-        }
-        bare.put("floor_", &mut values);
-        values["ratio_to_floor"] = json!(bare.cpu_ns_per_connect() / own.cpu_ns_per_connect());
-    }
+    // What was seen of the broker is recorded, whatever becomes of the floor.
+    let ended = ended.and_then(|()| match floor {
+        true => put_floor(arguments, connections, &own, &mut values),
+        false => Ok(()),
+    });
     let scenario = format!("{connections} over {}, {rate}/s", setting.fleet.name());
     if !output.json {
         print(&format!("churn, {scenario}"), &values);
     }
     output.row("churn", &scenario, Some(&plan_hash), values)?;
     ended
+}
+
+fn put_floor(
+    arguments: &Arguments,
+    connections: u32,
+    own: &Churned,
+    values: &mut Value,
+) -> anyhow::Result<()> {
+    say("the floor");
+    let mut floor = FloorSide::start(&arguments.setting, connections)?;
+    floor.open_all(connections)?;
+    let pid = floor.id();
+    let bare = churned(&mut floor, pid, arguments)?;
+    if let Some(stopped) = bare.stopped {
+        bail!("not all came back to the floor: {stopped}");
+    }
+    bare.put("floor_", values);
+    if let Some((bare_ns, own_ns)) = bare.cpu_ns_per_connect().zip(own.cpu_ns_per_connect()) {
+        values["ratio_to_floor"] = json!(bare_ns / own_ns);
+    }
+    Ok(())
 }
 
 /// What was seen of a server meanwhile.
@@ -98,8 +112,9 @@ struct Churned {
     seconds: f64,
     /// Connections that ended though their devices did not leave.
     lost: u64,
-    /// Of the server.
+    /// Of the server until the last minute that ended well, and how many had left by then.
     cpu_ns: u64,
+    cpu_left: u64,
     /// Before, and after each minute. Nothing if the first, which does not count, did not end well.
     memory_bytes: Vec<u64>,
     /// Why it ended before its time.
@@ -135,6 +150,7 @@ fn churned(side: &mut dyn Side, pid: u32, arguments: &Arguments) -> anyhow::Resu
         if churned.stopped.is_none() {
             churned.memory_bytes.push(memory(pid)?.anonymous);
             churned.cpu_ns = cpu_ns(pid)?.saturating_sub(begun_ns);
+            churned.cpu_left = churned.left;
         }
     }
     churned.lost = side.fleet().count()?.lost - lost_before;
@@ -142,26 +158,30 @@ fn churned(side: &mut dyn Side, pid: u32, arguments: &Arguments) -> anyhow::Resu
 }
 
 impl Churned {
-    fn cpu_ns_per_connect(&self) -> f64 {
-        self.cpu_ns as f64 / self.left.max(1) as f64
+    /// None if not even a minute ended well.
+    fn cpu_ns_per_connect(&self) -> Option<f64> {
+        (self.cpu_left > 0).then(|| self.cpu_ns as f64 / self.cpu_left as f64)
     }
 
     /// Each with a prefix to its name.
     fn put(&self, prefix: &str, values: &mut Value) {
-        let [first, .., last] = self.memory_bytes[..] else { return };
-        for (name, value) in [
-            ("seconds", json!(self.seconds)),
-            ("rate_reached", json!(self.left as f64 / self.seconds)),
-            ("left", json!(self.left)),
-            ("back", json!(self.back)),
-            ("lost", json!(self.lost)),
-            ("cpu_ns_per_connect", json!(self.cpu_ns_per_connect().round())),
-            ("memory_before_bytes", json!(first)),
-            ("memory_after_bytes", json!(last)),
-            ("memory_growth_bytes", json!(last as i64 - first as i64)),
-            ("memory_curve_bytes", json!(self.memory_bytes)),
-        ] {
-            values[format!("{prefix}{name}")] = value;
+        let mut put = |name: &str, value: Value| values[format!("{prefix}{name}")] = value;
+        put("seconds", json!(self.seconds));
+        put("rate_reached", json!(self.left as f64 / self.seconds));
+        put("left", json!(self.left));
+        put("back", json!(self.back));
+        put("lost", json!(self.lost));
+        if let Some(stopped) = &self.stopped {
+            put("stopped", json!(stopped));
+        }
+        if let Some(cpu_ns) = self.cpu_ns_per_connect() {
+            put("cpu_ns_per_connect", json!(cpu_ns.round()));
+        }
+        if let [first, .., last] = self.memory_bytes[..] {
+            put("memory_before_bytes", json!(first));
+            put("memory_after_bytes", json!(last));
+            put("memory_growth_bytes", json!(last as i64 - first as i64));
+            put("memory_curve_bytes", json!(self.memory_bytes));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Some devices stop reading: what the others feel.
 
 use anyhow::ensure;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::print;
 use super::side::{Measured, Side, singles};
@@ -94,26 +94,39 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     during.latency.put("", &mut values);
     let plan_hash = side.broker.plan_hash.clone();
     drop(side);
-    if *floor {
-        let mut floor = FloorSide::with_send_buffer(setting, connections, SMALLEST_SEND_BUFFER)?;
-        floor.open_all(connections)?;
-        let pid = floor.id();
-        let Felt { before, during, growth_bytes } = felt(&mut floor, pid, arguments)?;
-        ensure!(
-            during.arrived < during.sent,
-            "no socket of the floor was full: choose more --seconds"
-        );
-        values["floor_before_received"] = json!(before.arrived);
-        values["floor_received"] = json!(during.arrived);
-        values["floor_memory_growth_bytes"] = json!(growth_bytes);
-        before.latency.put("floor_before_", &mut values);
-        during.latency.put("floor_", &mut values);
-    }
+    // What was seen of the broker is recorded, whatever becomes of the floor.
+    let floored = match floor {
+        true => put_floor(setting, connections, arguments, &mut values),
+        false => Ok(()),
+    };
     let scenario = format!("{stalled} of {connections} over {}, {rate}/s", setting.fleet.name());
     if !output.json {
         print(&format!("slow, {scenario}"), &values);
     }
-    output.row("slow", &scenario, Some(&plan_hash), values)
+    output.row("slow", &scenario, Some(&plan_hash), values)?;
+    let came = after.messages;
+    ensure!(came >= held_back, "{came} of the {held_back} messages that waited came in the end");
+    floored
+}
+
+/// The same at the bare server.
+fn put_floor(
+    setting: &Setting,
+    connections: u32,
+    arguments: &Arguments,
+    values: &mut Value,
+) -> anyhow::Result<()> {
+    let mut floor = FloorSide::with_send_buffer(setting, connections, SMALLEST_SEND_BUFFER)?;
+    floor.open_all(connections)?;
+    let pid = floor.id();
+    let Felt { before, during, growth_bytes } = felt(&mut floor, pid, arguments)?;
+    ensure!(during.arrived < during.sent, "no socket of the floor was full: choose more --seconds");
+    values["floor_before_received"] = json!(before.arrived);
+    values["floor_received"] = json!(during.arrived);
+    values["floor_memory_growth_bytes"] = json!(growth_bytes);
+    before.latency.put("floor_before_", values);
+    during.latency.put("floor_", values);
+    Ok(())
 }
 
 /// The same messages before some stop reading, and then.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::side::Side;
 use super::stage::{BrokerSide, FloorSide, Setting};
@@ -88,23 +88,38 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let plan_hash = side.broker.plan_hash.clone();
     let ended = side.all_back(back.stopped);
     drop(side);
-    if *floor && ended.is_ok() {
-        let mut floor = FloorSide::start(setting, total)?;
-        floor.open_all(total)?;
-        floor.fleet.storm(*devices, limits)?;
-        let bare = floor.fleet.back()?;
-        ensure!(bare.back == bare.left, "{} of {} came back to the floor", bare.back, bare.left);
-        values["floor_back_s"] = json!(bare.seconds);
-        values["floor_rate"] = json!((bare.back as f64 / bare.seconds).round());
-        values["ratio_to_floor"] = json!(bare.seconds / back.seconds);
-        bare.connect.put("floor_accept_", &mut values);
-    }
+    // What was seen of the broker is recorded, whatever becomes of the floor.
+    let ended = ended.and_then(|()| match floor {
+        true => put_floor(setting, total, *devices, limits, back.seconds, &mut values),
+        false => Ok(()),
+    });
     let scenario = format!("{devices} of {total} over {}", setting.fleet.name());
     if !output.json {
         print(&format!("storm, {scenario}"), &values);
     }
     output.row("storm", &scenario, Some(&plan_hash), values)?;
     ended
+}
+
+/// The same storm at the bare server; `back_s` is the broker's.
+fn put_floor(
+    setting: &Setting,
+    total: u32,
+    devices: u32,
+    limits: Limits,
+    back_s: f64,
+    values: &mut Value,
+) -> anyhow::Result<()> {
+    let mut floor = FloorSide::start(setting, total)?;
+    floor.open_all(total)?;
+    floor.fleet.storm(devices, limits)?;
+    let bare = floor.fleet.back()?;
+    ensure!(bare.back == bare.left, "{} of {} came back to the floor", bare.back, bare.left);
+    values["floor_back_s"] = json!(bare.seconds);
+    values["floor_rate"] = json!((bare.back as f64 / bare.seconds).round());
+    values["ratio_to_floor"] = json!(bare.seconds / back_s);
+    bare.connect.put("floor_accept_", values);
+    Ok(())
 }
 
 /// The most memory that a process had while this watched.
