@@ -30,7 +30,7 @@ pub fn unit(name: &str) -> Unit {
     let shared_out = name.split_once("_per_").map_or(name, |(what, _)| what);
     match () {
         () if name.ends_with("_per_s") || name.ends_with("rate") => Unit::PerSecond,
-        () if name.starts_with("ratio_") => Unit::Share,
+        () if name.starts_with("ratio_") || name.ends_with("_ratio") => Unit::Share,
         () if name.ends_with("_percent") => Unit::Percent,
         () if is_last(shared_out, "bytes") => Unit::Bytes,
         () if is_last(shared_out, "ns") => Unit::Nanoseconds,
@@ -41,8 +41,8 @@ pub fn unit(name: &str) -> Unit {
     }
 }
 
-/// Which way a figure of a benchmark should go. None for what is a setting, belongs to the floor or
-/// to the time before something, or only describes.
+/// Which way a figure of a benchmark should go. None for what is a setting, belongs to the floor, to
+/// another server or to the time before something, or only describes.
 pub fn better(benchmark: &str, name: &str) -> Option<Better> {
     const LESS: [&str; 8] = [
         "lost",
@@ -54,9 +54,10 @@ pub fn better(benchmark: &str, name: &str) -> Option<Better> {
         "idle_cpu_percent",
         "memory_growth_bytes",
     ];
-    const SETTINGS: [&str; 2] = ["payload_bytes", "seconds"];
+    const SETTINGS: [&str; 3] = ["payload_bytes", "value_bytes", "seconds"];
     let leaf = own_name(name);
-    let is_beside = name.starts_with("floor") || name.starts_with("before_");
+    let is_beside =
+        name.starts_with("floor") || name.starts_with("before_") || name.contains("_peer_");
     if is_beside || SETTINGS.contains(&leaf) {
         return None;
     }
@@ -198,6 +199,11 @@ mod tests {
         check("churn", "memory_growth_bytes", (Unit::Bytes, less));
         check("churn", "floor_memory_growth_bytes", (Unit::Bytes, None));
         check("churn", "cpu_ns_per_connect", (Unit::Nanoseconds, less));
+        check("kv", "durable_set_ratio", (Unit::Share, more));
+        check("kv", "set_p99_ms", (Unit::Milliseconds, less));
+        check("kv", "set_peer_p99_ms", (Unit::Milliseconds, None));
+        check("kv", "set_peer_rate", (Unit::PerSecond, None));
+        check("kv", "value_bytes", (Unit::Bytes, None));
         check("connections", "user_bytes_per_conn", (Unit::Bytes, less));
         check("connections", "setup_per_s", (Unit::PerSecond, more));
         check("connections", "idle_cpu_percent", (Unit::Percent, less));

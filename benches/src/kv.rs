@@ -19,17 +19,19 @@ use crate::spread::Spread;
 
 const METHOD: &str = "\
 How it is measured:
-  Four servers run on this machine, each with a folder on the disk of --dir: hawser-kv that syncs
-  before it answers and one that does not, redis-server with appendfsync always and one without
-  persistence. redis-benchmark gives each the same load, one after the other within every round; the
-  order changes with the rounds. A ratio is the median over the rounds of hawser-kv's rate by Redis's
-  in the same round. Rates are as redis-benchmark says, with the client on this machine, so its share of
-  the processors is in all of them.
+  Two servers at a time run on this machine, each with a folder on the disk of --dir: hawser-kv that
+  syncs before it answers beside redis-server with appendfsync always, then hawser-kv that does not
+  beside redis-server without persistence. redis-benchmark first fills both, which does not count, and
+  then gives each the same loads, one server after the other within every round; the order changes
+  with the rounds. A ratio is the median over the rounds of hawser-kv's rate by Redis's in the same
+  round. Rates are as redis-benchmark says, with the client on this machine, so its share of the
+  processors is in all of them.
 
-  durable_set      both sync before they answer
-  set, get         hawser-kv with durability none, Redis without persistence
-  ..._p16          the same in pipelines of 16
-  cold_set, ..get  the same with a data set of ten times hawser-kv's block cache; Redis has it in memory
+  durable_set         both sync before they answer
+  set, get            hawser-kv with durability none, Redis without persistence
+  ..._p16             the same in pipelines of 16
+  cold_set, cold_get  set and get with a data set of ten times hawser-kv's block cache; Redis has it in
+                      memory
 
 Examples:
   hawser-bench kv
@@ -39,18 +41,19 @@ Examples:
 #[command(after_help = METHOD)]
 pub struct Arguments {
     /// Rounds in which every server has every load once
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Requests of one load without a pipeline; four times as many with one
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=100_000_000))]
     requests: u32,
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Connections of redis-benchmark
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     clients: u32,
     /// Bytes of a value
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     bytes: u32,
     /// Different keys
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=KEYS_MAX))]
     keys: u32,
     /// hawser-kv's block cache where the data set is ten times as large
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -62,6 +65,9 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     kv: Option<PathBuf>,
 }
+
+/// Three times as many writes fill them, and are counted in 32 bits.
+const KEYS_MAX: i64 = 1_000_000_000;
 
 /// What a server is started for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,7 +218,8 @@ fn print(values: &Value) {
 impl Arguments {
     /// As many as make the data set ten times the cache: a key of redis-benchmark has 16 bytes.
     fn cold_keys(&self) -> u32 {
-        10 * (self.cold_cache_mib << 20) / (16 + self.bytes)
+        let data_bytes = 10 * (u64::from(self.cold_cache_mib) << 20);
+        (data_bytes / u64::from(16 + self.bytes)) as u32
     }
 
     fn ours(&self, kv: &Path, role: Role, port: u16, dir: &Path) -> Command {
