@@ -24,7 +24,7 @@ fn golden_report() {
     let (said, warned) =
         (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{warned}");
-    assert!(said.ends_with("REPORT.md: 53 rows, 8 plots\n"), "{said}");
+    assert!(said.ends_with("REPORT.md: 54 rows, 8 plots\n"), "{said}");
     assert!(warned.contains("push.jsonl:12: left out, no result row"), "{warned}");
 
     let made = files(&out);

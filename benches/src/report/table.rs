@@ -299,6 +299,49 @@ pub const SECTIONS: &[Section] = &[
         each: None,
     },
     Section {
+        benchmark: "kv",
+        title: "The store",
+        about: "The store beside redis-server, with redis-benchmark as the client of both. A share is \
+                the store's rate by Redis's in the same round.",
+        columns: &[
+            column("peer", "beside", "what it is compared with"),
+            column(
+                "keys",
+                "keys",
+                "different keys, where the data set is not ten times the block cache",
+            ),
+            column(
+                "durable_set_rate",
+                "durable SET",
+                "writes in a second, synced before the answer",
+            ),
+            column(
+                "durable_set_ratio",
+                "durable SET, of Redis",
+                "as a share of Redis's with appendfsync always",
+            ),
+            column(
+                "durable_set_p99_ms",
+                "durable p99",
+                "one durable write in a hundred takes longer",
+            ),
+            column("durable_set_peer_p99_ms", "durable p99 of Redis", "the same of Redis"),
+            column("set_rate", "SET", "writes in a second that nothing syncs"),
+            column("set_ratio", "SET, of Redis", "as a share of Redis's without persistence"),
+            column("get_rate", "GET", "reads in a second"),
+            column("get_ratio", "GET, of Redis", "as a share of Redis's"),
+            column("set_p16_ratio", "SET by 16, of Redis", "the same in pipelines of 16"),
+            column("get_p16_ratio", "GET by 16, of Redis", "the same in pipelines of 16"),
+            column(
+                "cold_get_ratio",
+                "cold GET, of Redis",
+                "reads of a data set of ten times the block cache; Redis has all of it in memory",
+            ),
+        ],
+        glance: &[],
+        each: None,
+    },
+    Section {
         benchmark: "codec",
         title: "Encoding",
         about: "The same messages in hawser's format and in three others that could have carried \
