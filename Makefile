@@ -49,7 +49,6 @@ golden:
 # Five minutes: each scenario at a size that any machine holds. Root, for the fleet's network.
 bench: build
 	$(BENCH) codec
-	$(BENCH) instructions
 	$(BENCH) connections --connections 200000 --floor
 	$(BENCH) fanout --connections 100000 --floor
 	$(BENCH) push --connections 100000 --floor --rounds 3 --seconds 3

@@ -142,7 +142,7 @@ pub fn run(load: Load, arguments: &Arguments, output: &Output) -> anyhow::Result
         // Both once without counting, and then both measured.
         pair.each(round, |side| load.paced(side, count, rate))?;
         let (one, bare) = pair.each(round, |side| load.paced(side, count, rate))?;
-        reached(arguments.rate, one.rate)?;
+        reached(arguments.rate, one.rate, *seconds)?;
         let mut values = common.clone();
         put_paced(rate, &one, &mut values);
         if let Some(bare) = bare {
