@@ -10,7 +10,7 @@ use rlimit::Resource;
 use thiserror::Error;
 
 use crate::config::Config;
-use crate::store::database::OPEN_FILES_MAX;
+use crate::store::settings::OPEN_FILES_MAX;
 
 /// For what is neither a client nor a table of RocksDB: log segments, listeners, standard streams, and
 /// RocksDB's own few and those it writes in the background.

@@ -17,24 +17,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
-    WriteBatch,
+    BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    FlushOptions, ReadOptions, ReadTier, WriteBatch,
 };
 use thiserror::Error;
 
 use super::layout::{self, Bounds, Family, Malformed};
 use super::overlay::{self, Change};
 use super::seeded::SeededBug;
+use super::settings::{database_options, family_options, small_family_options};
 use super::spaces::Spaces;
 
 const METADATA: &str = "metadata";
 const MEMBER: &str = "member";
 const APPLIED: &str = "applied";
 const APPLIED_KEY: &[u8] = b"applied";
-
-/// Files RocksDB keeps open at most.
-pub const OPEN_FILES_MAX: i32 = 512;
 
 /// How long compaction leaves expired data alone.
 const EXPIRY_GRACE_MS: u64 = 5 * 60 * 1000;
@@ -69,10 +66,10 @@ impl Database {
         let shared: Arc<OnceLock<Weak<DB>>> = Arc::default();
         let cache = Cache::new_lru_cache(cache_bytes);
         let families = [
-            ColumnFamilyDescriptor::new("default", family_options(&cache, memtable_bytes)),
-            ColumnFamilyDescriptor::new(APPLIED, family_options(&cache, memtable_bytes)),
+            ColumnFamilyDescriptor::new("default", small_family_options(&cache, memtable_bytes)),
+            ColumnFamilyDescriptor::new(APPLIED, small_family_options(&cache, memtable_bytes)),
             ColumnFamilyDescriptor::new(METADATA, {
-                let mut options = family_options(&cache, memtable_bytes);
+                let mut options = family_options(Family::Metadata, &cache, memtable_bytes);
                 options.set_compaction_filter("hawser-expired", |_, key, metadata| {
                     if layout::system_name(key).is_some() {
                         return Decision::Keep;
@@ -82,7 +79,7 @@ impl Database {
                 options
             }),
             ColumnFamilyDescriptor::new(MEMBER, {
-                let mut options = family_options(&cache, memtable_bytes);
+                let mut options = family_options(Family::Member, &cache, memtable_bytes);
                 options.set_compaction_filter_factory(OrphanFilters { database: shared.clone() });
                 options
             }),
@@ -238,37 +235,6 @@ impl Drop for Database {
     }
 }
 
-fn database_options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    options.set_atomic_flush(true);
-    options.set_max_background_jobs(2);
-    options.set_max_open_files(OPEN_FILES_MAX);
-    options.set_bytes_per_sync(1 << 20);
-    options.set_keep_log_file_num(4);
-    options.set_max_log_file_size(4 << 20);
-    options
-}
-
-fn family_options(cache: &Cache, memtable_bytes: usize) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_block_size(16 << 10);
-    table.set_bloom_filter(10.0, false);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table.set_optimize_filters_for_memory(true);
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(memtable_bytes);
-    options.set_max_write_buffer_number(4);
-    options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
-    options
-}
-
 fn expired_metadata(metadata: &[u8], now_ms: u64) -> Decision {
     match layout::Header::decode(metadata) {
         Ok((header, _)) if header.is_expired(now_ms.saturating_sub(EXPIRY_GRACE_MS)) => {
@@ -331,6 +297,8 @@ impl OrphanFilter {
         let bounds_as_of = |tier: ReadTier| {
             let mut options = ReadOptions::default();
             options.set_read_tier(tier);
+            // A compaction looks at everything once, and must not push out what is read often.
+            options.fill_cache(false);
             let family = rocks.cf_handle(METADATA)?;
             let found = rocks.get_pinned_cf_opt(family, &row, &options).ok()?;
             let Some(metadata) = found else { return Some(None) };

@@ -8,6 +8,7 @@
 //! view        what commands read from
 //! overlay     the changes of a group
 //! database    RocksDB
+//! settings    how RocksDB is set up, and why
 //! log         the write log, and reading it while it is written
 //! group       jobs that are run together
 //! waiters     clients whose commands wait for a key
@@ -27,6 +28,7 @@ pub mod layout;
 pub mod log;
 pub mod overlay;
 pub mod seeded;
+pub mod settings;
 pub mod spaces;
 pub mod view;
 pub mod waiters;

@@ -6,6 +6,7 @@
 //! differential  the same random commands to Redis and to us
 //! blocking      commands that wait, of several clients at once, as Redis serves them
 //! clients       CLIENT, MONITOR, and clients that behave badly
+//! collections   hashes, sets and sorted sets: chance, size, walks, what expires
 //! crash         SIGKILL at random moments
 //! log           the write log under damage
 //! full_disk     no room, and room again
@@ -20,6 +21,7 @@
 mod admin;
 mod blocking;
 mod clients;
+mod collections;
 mod commands;
 mod crash;
 mod differential;
