@@ -173,10 +173,10 @@ fn it_stops_while_it_waits_for_its_store() {
 #[test]
 fn it_stops_while_it_opens_its_files() {
     let directory = Directory::new();
-    let database = directory.file("data").join("kv/rocksdb");
-    std::fs::create_dir_all(&database).unwrap();
+    let store = directory.file("data").join("kv");
+    std::fs::create_dir_all(&store).unwrap();
     // The first file that is read is a pipe, in which nothing ever comes.
-    let pipe = database.join("CURRENT");
+    let pipe = store.join("format");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let process = Process::start(&mut command(&directory, &[]));
     let _writer = eventually("the file is read", || {
