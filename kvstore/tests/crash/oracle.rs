@@ -142,7 +142,7 @@ impl Ledger {
         let (model, expected) = after_answered.expect("answered is at most sent");
         Err(format!(
             "{} operations were sent and {} answered, and the store is at none of the points between; \
-             at the answered one {}, and {expected} entries shared, not {}",
+             at the answered one {}, and {} entries shared, not {expected}",
             self.sent.len(),
             self.answered,
             difference(&model.keys, &found.keys),
