@@ -259,6 +259,11 @@ impl Clients {
         self.lock().get(&id).cloned()
     }
 
+    /// Every connection looks at what has changed for it, also those that wait for their clients.
+    pub fn wake_all(&self) {
+        self.lock().values().for_each(|client| client.wake.notify_one());
+    }
+
     /// In the order they came.
     pub fn all(&self) -> Vec<Arc<Client>> {
         self.lock().values().cloned().collect()

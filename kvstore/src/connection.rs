@@ -196,7 +196,8 @@ impl Connection {
         let mut done = pin!(done);
         let client = self.session.client.clone();
         loop {
-            if client.is_ended() {
+            let is_expelled = until != Until::Sent && !self.session.may_go_on();
+            if client.is_ended() || is_expelled {
                 return Ok(Ended::Gone);
             }
             self.send_some()?;

@@ -14,6 +14,7 @@ pub struct Live {
     connections_max: AtomicUsize,
     slower_than_micros: AtomicI64,
     slowlog_len_max: AtomicUsize,
+    memory_bytes_max: AtomicU64,
     latency_threshold_ms: AtomicU64,
     stream_node_entries: AtomicU64,
     /// Settings of Redis that choose how it lays values out in memory. They are taken, so that clients
@@ -27,6 +28,7 @@ impl Live {
             connections_max: AtomicUsize::new(config.connections_max),
             slower_than_micros: AtomicI64::new(10_000),
             slowlog_len_max: AtomicUsize::new(128),
+            memory_bytes_max: AtomicU64::new(0),
             latency_threshold_ms: AtomicU64::new(0),
             stream_node_entries: AtomicU64::new(100),
             encodings: Mutex::default(),
@@ -44,6 +46,15 @@ impl Live {
 
     pub fn slowlog_len_max(&self) -> usize {
         self.slowlog_len_max.load(Relaxed)
+    }
+
+    /// With more memory than this the process takes no commands that may need some; 0 is no limit.
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.memory_bytes_max.load(Relaxed)
+    }
+
+    pub fn set_memory_bytes_max(&self, value: u64) {
+        self.memory_bytes_max.store(value, Relaxed);
     }
 
     pub fn latency_threshold_ms(&self) -> u64 {

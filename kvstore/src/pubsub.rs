@@ -14,6 +14,7 @@ use crate::clients::Client;
 use crate::command::scan::glob;
 use crate::resp::reply::{Protocol, Reply};
 use crate::shared::Shared;
+use crate::users::user::User;
 
 /// What one can subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +180,13 @@ impl Subscriptions {
 
     pub fn names(&self, topic: Topic) -> Vec<Bytes> {
         self.names[topic as usize].iter().cloned().collect()
+    }
+
+    pub fn are_allowed_to(&self, user: &User) -> bool {
+        Topic::ALL.into_iter().all(|topic| {
+            let is_pattern = topic == Topic::Pattern;
+            self.names[topic as usize].iter().all(|name| user.may_use_channel(name, is_pattern))
+        })
     }
 
     pub fn contains(&self, topic: Topic, name: &[u8]) -> bool {

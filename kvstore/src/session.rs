@@ -158,7 +158,9 @@ impl Session {
     /// Runs what can be run and says what is needed to go on.
     pub fn turn(&mut self) -> Step {
         // What was published before a command was sent comes before its answer.
-        self.client.take_messages(&mut self.reply, MESSAGE_BYTES_MAX);
+        if self.may_go_on() {
+            self.client.take_messages(&mut self.reply, MESSAGE_BYTES_MAX);
+        }
         let step = self.run_on();
         self.show();
         step
@@ -334,6 +336,15 @@ impl Session {
             if self.is_authenticated && self.only_subscribes() {
                 return self.run_subscribed((command, facts), request, shared, view);
             }
+            if self.is_authenticated && shared.is_out_of_memory() {
+                if !self.pending.is_empty() {
+                    self.deferred = Some(request);
+                    return Some(self.submit());
+                }
+                if self.is_refused_for_memory(command, facts) {
+                    return None;
+                }
+            }
             if self.is_authenticated && shared.pause.holds(self.writes(command)) {
                 return Some(self.hold(command, request));
             }
@@ -358,6 +369,32 @@ impl Session {
             Err(error) => self.reject(&error, &request),
         }
         None
+    }
+
+    /// Whether this may need memory, of which there is none to be used, and has been answered so.
+    fn is_refused_for_memory(&mut self, command: &Command, facts: &Facts) -> bool {
+        use SessionCommand::{Discard, Exec, Quit, Reset};
+        const WHY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+        let needs_memory = |facts: &Facts| facts.has_flag("denyoom");
+        match (command.access, &self.transaction) {
+            (Access::Session(Discard | Quit | Reset), _) => false,
+            (Access::Session(Exec), Some(all)) if !all.is_spoilt => {
+                let is_refused = all.commands.iter().any(|queued| needs_memory(queued.facts));
+                if is_refused {
+                    self.transaction = None;
+                    self.watched = WatchSet::new(self.shared.clone());
+                    self.refuse(&format!("EXECABORT Transaction discarded because of: {WHY}"));
+                }
+                is_refused
+            }
+            (Access::Session(Exec), _) => false,
+            (_, None) if !needs_memory(facts) => false,
+            // What is queued stays in memory, whatever it is.
+            _ => {
+                self.refuse(WHY);
+                true
+            }
+        }
     }
 
     /// Whether a pause of writes holds this.
@@ -393,9 +430,20 @@ impl Session {
             return;
         }
         match self.shared.users.find(self.user.name.as_bytes()) {
-            Some(user) => self.user = user,
+            Some(user) => {
+                self.is_closing |= !self.subscriptions.are_allowed_to(&user);
+                self.user = user;
+            }
             None => self.is_closing = true,
         }
+    }
+
+    /// Whether this may go on, after users or namespaces have changed.
+    pub fn may_go_on(&mut self) -> bool {
+        if self.changes_seen != self.shared.access_changes() {
+            self.look_at_user();
+        }
+        !self.is_closing
     }
 
     /// Answers why a command is not run.
@@ -551,6 +599,9 @@ impl Session {
         if let Err(error) = acl(&call, &mut self.reply) {
             self.reply.truncate(start);
             self.refuse(&error.to_string());
+        }
+        if shared.access_changes() != self.changes_seen {
+            shared.clients.wake_all();
         }
     }
 

@@ -16,6 +16,7 @@ use crate::latency::{Event, Latencies};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::pause::Pause;
+use crate::process::Usage;
 use crate::pubsub::Hubs;
 use crate::resp::request::RequestLimits;
 use crate::slowlog::SlowLog;
@@ -32,6 +33,9 @@ pub enum Stopped {
     #[error("the writing thread panicked; restart the server and report what it logged")]
     WriterPanicked,
 }
+
+/// How long a look at the memory of the process is good for: each costs some microseconds.
+const RESIDENT_FOR: Duration = Duration::from_millis(10);
 
 pub struct Shared {
     pub config: Config,
@@ -55,6 +59,8 @@ pub struct Shared {
     /// When the rate of commands was last asked for, and how many there had been.
     asked: Mutex<(Instant, u64)>,
     last_connection: AtomicU64,
+    /// The memory of the process when it was last looked at.
+    resident: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Shared {
@@ -80,6 +86,7 @@ impl Shared {
             is_behind: AtomicBool::new(false),
             started: Instant::now(),
             last_connection: AtomicU64::new(0),
+            resident: Mutex::new(None),
         }
     }
 
@@ -117,6 +124,19 @@ impl Shared {
         if !client.put(message, self.config.outbox_limits()) {
             self.metrics.output_overflows_total.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Whether the process uses more memory than CONFIG SET maxmemory allows.
+    pub fn is_out_of_memory(&self) -> bool {
+        let bytes_max = self.live.memory_bytes_max();
+        if bytes_max == 0 {
+            return false;
+        }
+        let mut resident = self.resident.lock().expect("not poisoned: nothing panics under it");
+        let fresh = resident.filter(|(at, _)| at.elapsed() < RESIDENT_FOR);
+        let (_, bytes) = *resident
+            .insert(fresh.unwrap_or_else(|| (Instant::now(), Usage::now().resident_bytes)));
+        bytes > bytes_max
     }
 
     /// How often anything changed that says who may do what.

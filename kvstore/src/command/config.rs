@@ -47,6 +47,12 @@ const LIVE: &[Parameter] = &[
         range: (1, i64::MAX),
     },
     Parameter {
+        name: "maxmemory",
+        get: |live| live.memory_bytes_max() as i64,
+        set: |live, value| live.set_memory_bytes_max(value as u64),
+        range: (0, i64::MAX),
+    },
+    Parameter {
         name: "slowlog-log-slower-than",
         get: |live| live.slower_than_micros(),
         set: |live, value| live.set_slower_than_micros(value),
@@ -103,7 +109,6 @@ fn fixed(shared: &Shared) -> Vec<(String, String)> {
         ("bind", host),
         ("cluster-enabled", "no"),
         ("databases", "16"),
-        ("maxmemory", "0"),
         ("maxmemory-policy", "noeviction"),
         ("notify-keyspace-events", ""),
         ("port", port),

@@ -239,11 +239,15 @@ impl Writer {
         if SeededBug::AnswersBeforeLog.is_on() {
             std::mem::take(&mut executed).into_iter().for_each(Executed::send);
         }
+        let access_changes = shared.access_changes();
         let outcome = self.commit(&overlay);
         if self.log.is_broken() {
             shared.stop_writes(Stopped::LogFailed);
         }
         shared.metrics.writer_commands.fetch_add(commands as u64, Relaxed);
+        if shared.access_changes() != access_changes {
+            shared.clients.wake_all();
+        }
         // Who has an answer is no longer counted as waiting.
         self.count_waiters();
         match outcome {

@@ -338,7 +338,8 @@ impl User {
     }
 
     /// A pattern to subscribe to must be one of the user's own, letter by letter.
-    fn may_use_channel(&self, channel: &[u8], is_pattern: bool) -> bool {
+    /// Patterns must be allowed as they are written.
+    pub fn may_use_channel(&self, channel: &[u8], is_pattern: bool) -> bool {
         match &self.channels {
             Patterns::All => true,
             Patterns::These(known) if is_pattern => known.iter().any(|known| known == channel),

@@ -105,6 +105,11 @@ fn command() -> impl Strategy<Value = String> {
         5 => (select(vec!["LPUSH", "RPUSH"]), key(), select(vec!["1", "1 2", "1 2 3 4"]))
             .prop_map(|(c, k, v)| format!("{c} {k} {v}")),
         1 => (key(), key()).prop_map(|(a, b)| format!("RENAME {a} {b}")),
+        2 => (select(vec!["BZPOPMIN", "BZPOPMAX"]), key(), key())
+            .prop_map(|(c, a, b)| format!("{c} {a} {b} 0")),
+        1 => (key(), key(), select(vec!["MIN", "MAX COUNT 2"]))
+            .prop_map(|(a, b, e)| format!("BZMPOP 0 2 {a} {b} {e}")),
+        3 => (key(), select(vec!["1 m", "2 n", "1 m 2 n 3 o"])).prop_map(|(k, m)| format!("ZADD {k} {m}")),
         1 => (key(), key()).prop_map(|(a, b)| format!("LMOVE {a} {b} LEFT LEFT")),
         1 => key().prop_map(|k| format!("SET {k} string")),
         1 => key().prop_map(|k| format!("DEL {k}")),

@@ -184,6 +184,30 @@ fn clients_are_ended_by_id_kind_and_address() {
     stop(server);
 }
 
+/// Whoever may no longer be there, or hear what they hear, is ended at once, asking or not.
+#[test]
+fn who_loses_their_rights_is_ended() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut control = Client::unix(&config.unix);
+    for (change, then) in [
+        ("ACL SETUSER bob -@all", Some(())),
+        ("ACL SETUSER bob resetchannels &other", None),
+        ("ACL DELUSER bob", None),
+    ] {
+        control.run("ACL DELUSER bob");
+        assert_eq!(control.run("ACL SETUSER bob on nopass +@all ~* &*"), ok());
+        let mut idle = Client::unix(&config.unix);
+        assert_eq!(idle.run("AUTH bob x"), ok());
+        assert!(matches!(idle.run("SUBSCRIBE news"), Value::Array(_)));
+        assert!(!control.run(change).is_error());
+        control.run("PUBLISH news message");
+        assert_eq!(idle.try_receive().map(|_| ()), then, "{change}");
+    }
+    stop(server);
+}
+
 #[test]
 fn a_pause_holds_what_it_says() {
     let dir = TempDir::new();

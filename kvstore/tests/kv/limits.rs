@@ -468,3 +468,47 @@ fn the_example_is_complete() {
     assert_eq!(Config::parse(&uncommented, &[]), Ok(Config::default()));
     assert_eq!(Config::parse(text, &[]), Ok(Config::default()));
 }
+
+/// What CONFIG SET maxmemory allows is less than any process has, so the same is refused on both.
+#[test]
+fn memory_is_bounded_as_redis_bounds_it() {
+    let (oracle, dir) = (crate::differential::Oracle::start(), TempDir::new());
+    let config = config(&dir);
+    let server = start(&config);
+    let mut ours = [Client::unix(&config.unix), Client::unix(&config.unix)];
+    let mut theirs = [oracle.connect(), oracle.connect()];
+    for (client, command) in [
+        (0, "SET a 1"),
+        (1, "MULTI"),
+        (1, "SET a 2"),
+        (0, "CONFIG SET maxmemory 1"),
+        (0, "CONFIG GET maxmemory"),
+        (1, "EXEC"),
+        (1, "EXEC"),
+        (0, "SET a 3"),
+        (0, "RPUSH l 1"),
+        (0, "GET a"),
+        (0, "DEL b"),
+        (0, "MULTI"),
+        (0, "GET a"),
+        (0, "EXEC"),
+        (0, "MULTI"),
+        (0, "DISCARD"),
+        (0, "CONFIG SET maxmemory 0"),
+        (0, "SET a 4"),
+        (1, "GET a"),
+    ] {
+        let (ours, theirs) = (ours[client].run(command), theirs[client].run(command));
+        assert_eq!(ours, theirs, "left is ours: {command}");
+    }
+    // Answers stay in the order of the commands.
+    ours[0].run("CONFIG SET maxmemory 1");
+    let mut input = encode(&["DEL", "a"]);
+    input.extend(encode(&["SET", "a", "1"]));
+    input.extend(encode(&["DEL", "a"]));
+    ours[0].send(&input);
+    assert_eq!(ours[0].receive(), Value::Integer(1));
+    assert!(ours[0].receive().text().starts_with("OOM command not allowed"));
+    assert_eq!(ours[0].receive(), Value::Integer(0));
+    stop(server);
+}
