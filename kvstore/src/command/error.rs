@@ -94,8 +94,6 @@ pub enum CommandError {
     ExpireNx,
     #[error("ERR GT and LT options at the same time are not compatible")]
     ExpireGtLt,
-    #[error("ERR Unsupported option")]
-    UnsupportedOption,
     #[error("ERR no such key")]
     NoSuchKey,
     #[error("ERR index out of range")]

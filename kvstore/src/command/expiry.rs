@@ -55,6 +55,10 @@ struct Conditions {
 }
 
 impl Conditions {
+    fn knows(option: &[u8]) -> bool {
+        ["nx", "xx", "gt", "lt"].into_iter().any(|known| is_word(option, known))
+    }
+
     fn parse(options: &[bytes::Bytes]) -> Result<Conditions, CommandError> {
         let mut found = Conditions::default();
         for option in options {
@@ -62,8 +66,7 @@ impl Conditions {
                 () if is_word(option, "nx") => found.nx = true,
                 () if is_word(option, "xx") => found.xx = true,
                 () if is_word(option, "gt") => found.gt = true,
-                () if is_word(option, "lt") => found.lt = true,
-                () => return Err(CommandError::UnsupportedOption),
+                () => found.lt = true,
             }
         }
         if found.nx && (found.xx || found.gt || found.lt) {
@@ -108,7 +111,13 @@ fn expire_with(
     command: &'static str,
 ) -> Result<(), CommandError> {
     let (key, text) = (&write.args[1], &write.args[2]);
-    let conditions = Conditions::parse(&write.args[3..])?;
+    let options = &write.args[3..];
+    if let Some(unknown) = options.iter().find(|option| !Conditions::knows(option)) {
+        let unknown = String::from_utf8_lossy(unknown);
+        reply.error(&format!("ERR Unsupported option {unknown}"));
+        return Ok(());
+    }
+    let conditions = Conditions::parse(options)?;
     let invalid = CommandError::InvalidExpiry(command);
     let wanted_ms = unit.absolute_ms(integer(text)?, write.now_ms).ok_or(invalid)?;
     let Some(live) = write.find(key)? else {

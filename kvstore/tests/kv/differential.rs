@@ -173,7 +173,7 @@ fn key_command() -> impl Strategy<Value = String> {
     let expire = || select(vec!["EXPIRE", "PEXPIRE"]);
     let expire_at = || select(vec!["EXPIREAT", "PEXPIREAT"]);
     let condition =
-        || select(vec!["", "", " NX", " XX", " GT", " LT", " NX GT", " GT LT", " lt xx"]);
+        || select(vec!["", "", " NX", " XX", " GT", " LT", " NX GT", " GT LT", " lt xx", " AB"]);
     prop_oneof![
         (select(vec!["DEL", "UNLINK", "EXISTS"]), key(), key())
             .prop_map(|(c, a, b)| format!("{c} {a} {b}")),
@@ -431,12 +431,14 @@ fn sorted_set_algebra() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Keys of their own, since a range by name says nothing when scores differ.
+/// Keys of their own, most members of which have one score, as ranges by name want it.
 fn sorted_set_names() -> impl Strategy<Value = String> {
     let key = || select(vec!["n", "m"]);
     prop_oneof![
         4 => (key(), field(), field()).prop_map(|(k, f, g)| format!("ZADD {k} 0 {f} 0 {g}")),
         1 => (key(), field()).prop_map(|(k, f)| format!("ZREM {k} {f}")),
+        1 => (key(), score(), field()).prop_map(|(k, s, f)| format!("ZADD {k} {s} {f}")),
+        1 => key().prop_map(|k| format!("ZADD {k} 0 f 1 g 2 h 3 i")),
         3 => (select(vec!["ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZLEXCOUNT"]), key(), name_bound(), name_bound(),
               range_limit())
             .prop_map(|(c, k, a, b, l)| match c {

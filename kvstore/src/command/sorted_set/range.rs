@@ -52,12 +52,32 @@ impl NameBound<'_> {
     }
 }
 
+impl NameBound<'_> {
+    fn is_at_or_before(self, name: &[u8]) -> bool {
+        match self {
+            NameBound::BeforeAll => true,
+            NameBound::AfterAll => false,
+            NameBound::Included(bound) => bound <= name,
+            NameBound::Excluded(bound) => bound < name,
+        }
+    }
+
+    fn is_at_or_after(self, name: &[u8]) -> bool {
+        match self {
+            NameBound::BeforeAll => false,
+            NameBound::AfterAll => true,
+            NameBound::Included(bound) => bound >= name,
+            NameBound::Excluded(bound) => bound > name,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub enum Range<'a> {
     /// First and last; negative ones count from the end.
     Ranks(i64, i64),
     Scores(ScoreBound, ScoreBound),
-    /// Among members that have one score.
+    /// Meant for members that have one score.
     Names(NameBound<'a>, NameBound<'a>),
 }
 
@@ -114,7 +134,7 @@ impl Members<'_> {
                 (bound(min, min.is_exclusive), bound(max, !max.is_exclusive))
             }
             Range::Names(min, max) => {
-                let score = self.lowest_score(view)?;
+                let score = self.end(view, Direction::Forward)?.map_or(0.0, |(_, score)| score);
                 let bound = |bound: NameBound<'_>, is_end: bool| match bound {
                     NameBound::BeforeAll => layout::scored_from(f64::NEG_INFINITY).to_vec(),
                     NameBound::AfterAll => layout::scored_end().to_vec(),
@@ -133,15 +153,16 @@ impl Members<'_> {
         })
     }
 
-    fn lowest_score(&self, view: &dyn View) -> Result<f64, CommandError> {
-        let mut lowest = 0.0;
+    /// The first member in this direction.
+    fn end(&self, view: &dyn View, direction: Direction) -> Result<Option<Scored>, CommandError> {
+        let mut found = None;
         let from = layout::scored_from(f64::NEG_INFINITY);
         let bounds = (&from[..], &layout::scored_end()[..]);
-        self.each_scored(view, bounds, Direction::Forward, &mut |_, score| {
-            lowest = score;
+        self.each_scored(view, bounds, direction, &mut |member, score| {
+            found = Some((member.to_vec(), score));
             ControlFlow::Break(())
         })?;
-        Ok(lowest)
+        Ok(found)
     }
 
     /// Visits a range of scores or names.
@@ -152,8 +173,47 @@ impl Members<'_> {
         direction: Direction,
         visit: &mut VisitScored<'_>,
     ) -> Outcome {
+        if let Range::Names(min, max) = *range {
+            let lowest = self.end(view, Direction::Forward)?;
+            let highest = self.end(view, Direction::Backward)?;
+            if let (Some(lowest), Some(highest)) = (lowest, highest)
+                && lowest.1 != highest.1
+            {
+                if !max.is_at_or_after(&lowest.0) || !min.is_at_or_before(&highest.0) {
+                    return Ok(());
+                }
+                return self.each_between(view, (min, max), direction, visit);
+            }
+        }
         let (from, to) = self.bounds(view, range)?;
         self.each_scored(view, (&from, &to), direction, visit)
+    }
+
+    /// A range of names where scores differ. It says little, but Redis answers too: it starts at the
+    /// first name in the range and ends before the next one that is not.
+    fn each_between(
+        &self,
+        view: &dyn View,
+        (min, max): (NameBound<'_>, NameBound<'_>),
+        direction: Direction,
+        visit: &mut VisitScored<'_>,
+    ) -> Outcome {
+        let from = layout::scored_from(f64::NEG_INFINITY);
+        let bounds = (&from[..], &layout::scored_end()[..]);
+        let mut has_begun = false;
+        self.each_scored(view, bounds, direction, &mut |member, score| {
+            let (is_above, is_below) = (min.is_at_or_before(member), max.is_at_or_after(member));
+            let (begins, goes_on) = match direction {
+                Direction::Forward => (is_above, is_below),
+                Direction::Backward => (is_below, is_above),
+            };
+            has_begun |= begins;
+            match (has_begun, goes_on) {
+                (false, _) => ControlFlow::Continue(()),
+                (true, true) => visit(member, score),
+                (true, false) => ControlFlow::Break(()),
+            }
+        })
     }
 
     fn select(
