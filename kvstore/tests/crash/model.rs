@@ -251,9 +251,16 @@ impl Model {
 /// What the names of keys that all writers write start with.
 pub const SHARED: &[u8] = b"shared:";
 
-/// Everything the server has, but for what is shared.
-pub fn read_all(client: &mut Client) -> Option<Keys> {
-    let names: Vec<Answer> = client.run("KEYS *")?.items();
+/// What a reader says of a server that closed the connection.
+pub const GONE: &str = "the server went away while it was read";
+
+pub fn show(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+/// Everything the server has, but for what is shared. An answer that no sound store gives is a violation.
+pub fn read_all(client: &mut Client) -> Result<Keys, String> {
+    let names: Vec<Answer> = client.run("KEYS *").ok_or(GONE)?.items();
     let names = names.iter().map(|name| name.text().into_bytes());
     let names: Vec<Vec<u8>> = names.filter(|name| !name.starts_with(SHARED)).collect();
     let mut asked = Vec::new();
@@ -262,22 +269,22 @@ pub fn read_all(client: &mut Client) -> Option<Keys> {
             encode(&mut asked, &vec![command.to_vec(), name.clone()]);
         }
     }
-    client.send(&asked)?;
+    client.send(&asked).ok_or(GONE)?;
     let mut found = Vec::new();
     let mut asked = Vec::new();
     for name in names {
-        let kind = client.receive()?.text();
-        let expires_at = match client.receive()? {
+        let kind = client.receive().ok_or(GONE)?.text();
+        let expires_at = match client.receive().ok_or(GONE)? {
             Answer::Integer(-1) => None,
             Answer::Integer(at) => Some(at),
-            other => panic!("{other:?}"),
+            other => return Err(format!("EXPIRETIME {} answered {other:?}", show(&name))),
         };
         let mut command = words(match kind.as_str() {
             "string" => "GET",
             "hash" => "HGETALL",
             "stream" => "XRANGE",
             "list" => "LRANGE",
-            other => panic!("nobody writes {other}"),
+            other => return Err(format!("{} is of the kind {other}", show(&name))),
         });
         command.push(name.clone());
         match kind.as_str() {
@@ -288,38 +295,46 @@ pub fn read_all(client: &mut Client) -> Option<Keys> {
         encode(&mut asked, &command);
         found.push((name, kind, expires_at));
     }
-    client.send(&asked)?;
+    client.send(&asked).ok_or(GONE)?;
     let mut keys = Keys::new();
     for (name, kind, expires_at) in found {
-        let answer = client.receive()?;
-        let value = match kind.as_str() {
-            "string" => Value::String(bytes(answer)),
-            "list" => Value::List(answer.items().into_iter().map(bytes).collect()),
-            "hash" => {
-                let mut items = answer.items().into_iter();
-                let mut fields = BTreeMap::new();
-                while let (Some(field), Some(value)) = (items.next(), items.next()) {
-                    fields.insert(bytes(field), bytes(value));
-                }
-                Value::Hash(fields)
-            }
-            _ => Value::Stream(answer.items().into_iter().map(entry).collect()),
-        };
+        let answer = client.receive().ok_or(GONE)?;
+        let value = value(&kind, answer)
+            .ok_or_else(|| format!("the {kind} {} is not readable as one", show(&name)))?;
         keys.insert(name, Entry { value, expires_at });
     }
-    Some(keys)
+    Ok(keys)
 }
 
-fn bytes(answer: Answer) -> Vec<u8> {
+fn value(kind: &str, answer: Answer) -> Option<Value> {
+    if kind == "string" {
+        return Some(Value::String(bytes(answer)?));
+    }
+    let Answer::Array(items) = answer else { return None };
+    let items = items.into_iter();
+    Some(match kind {
+        "list" => Value::List(items.map(bytes).collect::<Option<_>>()?),
+        "hash" => {
+            let mut items = items.map(bytes);
+            let mut fields = BTreeMap::new();
+            while let (Some(field), Some(value)) = (items.next(), items.next()) {
+                fields.insert(field?, value?);
+            }
+            Value::Hash(fields)
+        }
+        _ => Value::Stream(items.map(entry).collect::<Option<_>>()?),
+    })
+}
+
+fn bytes(answer: Answer) -> Option<Vec<u8>> {
     match answer {
-        Answer::Bulk(bytes) => bytes,
-        other => panic!("no value: {other:?}"),
+        Answer::Bulk(bytes) => Some(bytes),
+        _ => None,
     }
 }
 
-fn entry(answer: Answer) -> (u64, Vec<u8>) {
-    let [id, fields] = <[Answer; 2]>::try_from(answer.items()).expect("an id and fields");
-    let id = id.text();
-    let first = id.strip_suffix("-0").expect("our ids").parse().expect("a number");
-    (first, bytes(fields.items().swap_remove(1)))
+fn entry(answer: Answer) -> Option<(u64, Vec<u8>)> {
+    let [id, fields] = <[Answer; 2]>::try_from(answer.items()).ok()?;
+    let first = id.text().strip_suffix("-0")?.parse().ok()?;
+    Some((first, bytes(fields.items().pop()?)?))
 }

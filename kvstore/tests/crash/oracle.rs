@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::client::{Answer, Client, Words};
-use crate::model::{Keys, Model, SHARED, read_all};
+use crate::model::{GONE, Keys, Model, SHARED, read_all, show};
 
 /// Commands that happen together or not at all.
 #[derive(Clone, Debug)]
@@ -84,9 +84,8 @@ impl Oracle {
 
     /// Compares, and goes on from what is there.
     pub fn check(&mut self, client: &mut Client) -> Result<(), String> {
-        let gone = || "the server went away while it was read".to_string();
-        let keys = read_all(client).ok_or_else(gone)?;
-        let (entries, count) = read_shared(client).ok_or_else(gone)?;
+        let keys = read_all(client)?;
+        let (entries, count) = read_shared(client)?;
         let mut shares: BTreeMap<usize, Keys> = BTreeMap::new();
         for (key, entry) in keys {
             let owner = owner(&key).filter(|owner| *owner < self.ledgers.len());
@@ -169,22 +168,21 @@ fn difference(wanted: &Keys, found: &Keys) -> String {
     }
 }
 
-fn show(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
-}
-
 /// The writer whose key it is: `w3:...`.
 fn owner(key: &[u8]) -> Option<usize> {
     let (owner, _) = std::str::from_utf8(key.strip_prefix(b"w")?).ok()?.split_once(':')?;
     owner.parse().ok()
 }
 
-fn read_shared(client: &mut Client) -> Option<(Vec<Vec<u8>>, usize)> {
-    let entries = client.run("XRANGE shared:log - +")?.items().into_iter().map(|entry| {
-        let fields = entry.items().swap_remove(1).items();
-        fields[1].text().into_bytes()
-    });
-    let entries = entries.collect();
-    let count = client.run("GET shared:count")?.text();
-    Some((entries, if count.is_empty() { 0 } else { count.parse().expect("a number") }))
+fn read_shared(client: &mut Client) -> Result<(Vec<Vec<u8>>, usize), String> {
+    let answer = client.run("XRANGE shared:log - +").ok_or(GONE)?;
+    let entry = |entry: Answer| Some(entry.items().pop()?.items().get(1)?.text().into_bytes());
+    let entries = match answer {
+        Answer::Array(items) => items.into_iter().map(entry).collect(),
+        _ => None,
+    };
+    let entries = entries.ok_or("the shared stream is not readable as one")?;
+    let count = client.run("GET shared:count").ok_or(GONE)?.text();
+    let number = if count.is_empty() { Ok(0) } else { count.parse() };
+    Ok((entries, number.map_err(|_| format!("the shared counter is {count:.80}"))?))
 }

@@ -121,7 +121,10 @@ fn full_count(read: &Read<'_>) -> Result<Option<u64>, CommandError> {
     }
 }
 
-/// There is no radix tree here, so its counts are 0.
+/// What one key of Redis's radix tree holds unless it is configured otherwise. There is no such tree here;
+/// clients that wait for it to grow are told of the size that a freshly filled one would have.
+const ENTRIES_PER_TREE_KEY: u64 = 100;
+
 fn stream(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let stream = found_stream(read)?;
     let full = full_count(read)?;
@@ -131,8 +134,9 @@ fn stream(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         reply.integer(value as i64);
     };
     count("length", stream.length);
-    count("radix-tree-keys", 0);
-    count("radix-tree-nodes", 0);
+    let tree_keys = stream.length.div_ceil(ENTRIES_PER_TREE_KEY);
+    count("radix-tree-keys", tree_keys);
+    count("radix-tree-nodes", tree_keys + 1);
     let mut id = |name: &str, value: StreamId| {
         reply.bulk(name.as_bytes());
         reply.bulk(&id::text(value));
