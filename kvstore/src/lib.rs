@@ -31,6 +31,7 @@
 //! process     what the kernel says about this process
 //! metrics     counters
 //! admin       /metrics and /health
+//! program     the command line of it all
 //! ```
 //!
 //! Invariants: `durable` a write is answered after it is synced; `visible` and after readers can see it;
@@ -80,6 +81,8 @@ pub mod process;
 pub mod metrics;
 
 pub mod admin;
+
+pub mod program;
 
 pub use config::Config;
 pub use server::{Handle, Server, StartError};

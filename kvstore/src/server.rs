@@ -31,7 +31,7 @@ use crate::store::lasting;
 use crate::store::log::{self, Log};
 use crate::store::waiters::Waiters;
 use crate::store::writer::{Job, Writer};
-use crate::store::{checkpoint, everysec};
+use crate::store::{checkpoint, checkpoints, everysec};
 use crate::users::{Users, UsersError};
 
 /// How long connections get to finish what they sent when the server stops.
@@ -265,12 +265,16 @@ fn start_threads(
         waiters: Waiters::default(),
     };
     let (flushing, syncing) = (shared.clone(), shared.clone());
+    let (writing_to, copying, source) = (shared.clone(), shared.clone(), writer.log.source());
+    let orders = shared.checkpoints.open();
     let named = |name: &str| std::thread::Builder::new().name(name.to_string());
     let mut threads = vec![
         named("hawser-kv-write").spawn(move || {
             writer.run();
             drop::<std::sync::mpsc::Sender<()>>(running);
+            writing_to.checkpoints.close();
         })?,
+        named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
         named("hawser-kv-flush").spawn(move || checkpoint::run(flushing, cleaner, wanted))?,
     ];
     if shared.config.durability == Durability::EverySec {

@@ -21,6 +21,7 @@ use crate::pubsub::Hubs;
 use crate::resp::request::RequestLimits;
 use crate::slowlog::SlowLog;
 use crate::stats::CommandStats;
+use crate::store::checkpoints::Checkpoints;
 use crate::store::database::{Database, unix_ms};
 use crate::users::Users;
 use crate::watch::Watches;
@@ -52,6 +53,7 @@ pub struct Shared {
     pub clients: Clients,
     pub hubs: Hubs,
     pub pause: Pause,
+    pub checkpoints: Checkpoints,
     stopped: OnceLock<Stopped>,
     is_behind: AtomicBool,
     started: Instant,
@@ -75,6 +77,7 @@ impl Shared {
             clients: Clients::default(),
             hubs: Hubs::default(),
             pause: Pause::default(),
+            checkpoints: Checkpoints::default(),
             run_id: new_run_id(),
             asked: Mutex::new((Instant::now(), 0)),
             config,

@@ -19,6 +19,7 @@ const TEXT: &str = include_str!("catalogue.txt");
 
 /// Commands of this server that Redis does not have, in the same form.
 const OWN: &str = "\
+checkpoint\t-2\tadmin,noscript\t0,0,0\tadmin,slow,dangerous\t-\t-\t7.0.0\tserver
 namespace\t-2\tadmin,noscript,loading,stale\t0,0,0\tadmin,slow,dangerous\t-\t-\t7.0.0\tserver
 ";
 

@@ -231,6 +231,8 @@ pub enum CommandError {
     NoLatencySamples(String),
     #[error("ERR {0}")]
     Namespace(&'static str),
+    #[error("ERR {0}")]
+    Checkpoint(&'static str),
     #[error("ERR unknown subcommand '{0}'. Try {1} HELP.")]
     UnknownSubcommand(String, String),
     #[error("ERR unknown subcommand or wrong number of arguments for '{0}'. Try {1} HELP.")]

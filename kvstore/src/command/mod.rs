@@ -10,7 +10,7 @@
 //! random     numbers for the commands that choose
 //! choice     the commands that choose
 //! strings, lcs, hashes, sets, sorted_set/…, list/…, stream/…, keys, object, scan, expiry   data
-//! basics, commands, config, info, slowlog, latency, memory, acl, namespace   the server itself
+//! basics, commands, config, info, slowlog, latency, memory, acl, namespace, checkpoint   the server itself
 //! ```
 //!
 //! A read gets a [`View`](crate::store::view::View), a write the [`Overlay`] of its group. Neither knows about connections, the log or
@@ -20,6 +20,7 @@
 pub mod acl;
 pub mod basics;
 pub mod catalogue;
+pub mod checkpoint;
 pub mod choice;
 pub mod commands;
 pub mod config;

@@ -10,8 +10,8 @@ use super::sorted_set::{algebra, change, pop, range, read as sorted_set};
 use super::stream::{add, claim, deliver, info as stream_info, pending, read as stream, xgroup};
 use super::wait::Flow;
 use super::{
-    Read, Write, basics, choice, commands, config, expiry, hashes, info, keys, latency, lcs,
-    left_out, memory, namespace, object, scan, sets, slowlog, strings,
+    Read, Write, basics, checkpoint, choice, commands, config, expiry, hashes, info, keys, latency,
+    lcs, left_out, memory, namespace, object, scan, sets, slowlog, strings,
 };
 use crate::pubsub::Topic;
 use crate::resp::reply::Reply;
@@ -224,6 +224,7 @@ pub const COMMANDS: &[Command] = &[
     many("slowlog", -2, NO_KEYS, slowlog::slowlog),
     many("latency", -2, NO_KEYS, latency::latency),
     many("memory", -2, NO_KEYS, memory::memory),
+    waiting("checkpoint", -2, NO_KEYS, checkpoint::checkpoint),
     write("namespace", -2, NO_KEYS, namespace::namespace),
     many("dbsize", 1, NO_KEYS, scan::dbsize),
     many("keys", 2, NO_KEYS, scan::keys),

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::Write;
 use super::error::CommandError;
 use crate::resp::reply::Reply;
+use crate::store::checkpoints::Order;
 use crate::store::layout::Kind;
 
 /// What a command that may wait has done.
@@ -18,6 +19,8 @@ pub enum Flow {
     Answered,
     /// It has answered and changed nothing.
     Waits(Wait),
+    /// Another thread does it and answers.
+    HandsOver(Order),
 }
 
 /// What a command waits for.

@@ -208,12 +208,19 @@ impl<'d, 'w> Group<'d, 'w> {
         answer: oneshot::Sender<Answer>,
     ) {
         let start = self.overlay.start(self.shared.config.changes_bytes_max());
-        if let Flow::Waits(wait) = self.execute(command, Patience::Waits, &mut reply) {
-            let keys_max = self.shared.config.waiting_keys_max;
-            if self.waiters.keys() + wait.keys.len() <= keys_max {
-                return self.wait(client, command, wait, reply, answer);
+        match self.execute(command, Patience::Waits, &mut reply) {
+            Flow::Answered => {}
+            Flow::HandsOver(order) => {
+                let answer = move |reply| Executed::new(answer, reply, 1).send();
+                return self.shared.checkpoints.order(order, reply, Box::new(answer));
             }
-            reply.error(&CommandError::WaitingKeys.to_string());
+            Flow::Waits(wait) => {
+                let keys_max = self.shared.config.waiting_keys_max;
+                if self.waiters.keys() + wait.keys.len() <= keys_max {
+                    return self.wait(client, command, wait, reply, answer);
+                }
+                reply.error(&CommandError::WaitingKeys.to_string());
+            }
         }
         self.wake(start);
         self.done(Executed::new(answer, reply, 1));

@@ -38,6 +38,7 @@ use thiserror::Error;
 use super::lasting;
 use super::seeded::SeededBug;
 
+pub mod copy;
 pub mod reader;
 
 const MAGIC: &[u8; 16] = b"hawserkv-log-v2\n";

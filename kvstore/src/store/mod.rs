@@ -14,11 +14,13 @@
 //! waiters     clients whose commands wait for a key
 //! writer      the thread that runs groups
 //! checkpoint  the thread that flushes RocksDB and deletes old log segments
+//! checkpoints the thread that makes copies of everything by hard links
 //! everysec    the thread that syncs the log of those who do not wait for it
 //! seeded      mistakes that the crash rig must see
 //! ```
 
 pub mod checkpoint;
+pub mod checkpoints;
 pub mod database;
 pub mod directory;
 pub mod everysec;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! admin         INFO, CONFIG, SLOWLOG, LATENCY, MEMORY
+//! checkpoints   CHECKPOINT: copies by hard links
 //! commands      what COMMAND says, and what is left out
 //! differential  the same random commands to Redis and to us
 //! blocking      commands that wait, of several clients at once, as Redis serves them
@@ -20,6 +21,7 @@
 
 mod admin;
 mod blocking;
+mod checkpoints;
 mod clients;
 mod collections;
 mod commands;

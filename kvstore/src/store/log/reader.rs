@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -76,7 +76,7 @@ pub struct Reader {
 }
 
 /// A segment that is being read.
-struct Open {
+pub(super) struct Open {
     path: PathBuf,
     file: File,
     /// Where the next record begins.
@@ -114,15 +114,22 @@ impl Reader {
     fn open(&self) -> Result<Open, ReadError> {
         let mut segments = segments(&self.source.dir)?;
         segments.retain(|segment| segment.first <= self.next);
-        let Segment { first, path } = segments.pop().expect("what is pinned is not deleted");
-        let file = File::open(&path).map_err(|error| io_error(&path, error))?;
-        let mut open = Open { path, file, offset: MAGIC.len() as u64 };
-        for sequence in first..self.next {
+        let segment = segments.pop().expect("what is pinned is not deleted");
+        let mut open = Open::first(&segment)?;
+        for sequence in segment.first..self.next {
             if open.take(sequence)?.is_none() {
                 break;
             }
         }
         Ok(open)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.source.dir
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.source.shared
     }
 }
 
@@ -133,8 +140,20 @@ impl Drop for Reader {
 }
 
 impl Open {
+    /// Before its first record.
+    pub(super) fn first(segment: &Segment) -> Result<Open, OpenError> {
+        let path = segment.path.clone();
+        let file = File::open(&path).map_err(|error| io_error(&path, error))?;
+        Ok(Open { path, file, offset: MAGIC.len() as u64 })
+    }
+
+    /// Where the next record begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The payload of the record that comes next, which is `sequence`; `None` at the end of the file.
-    fn take(&mut self, sequence: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    pub(super) fn take(&mut self, sequence: u64) -> Result<Option<Vec<u8>>, ReadError> {
         let Open { path, file, offset } = self;
         let mut bytes = vec![0; RECORD_HEADER_BYTES];
         match file.read_exact_at(&mut bytes, *offset) {
