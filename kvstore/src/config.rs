@@ -57,7 +57,7 @@ impl Default for Config {
             network_threads: 2,
             connections_max: 10_000,
             arguments_max: 65_536,
-            bulk_bytes_max: 512 * 1024,
+            bulk_bytes_max: 8 << 20,
             request_bytes_max: 16 << 20,
             inline_bytes_max: 64 * 1024,
             pipeline_commands_max: 1024,

@@ -451,6 +451,10 @@ impl Session {
         let facts = catalogue::find(&request[0]).and_then(|facts| facts.of_words(request));
         if let Some(facts) = facts {
             self.shared.stats.rejected(facts);
+            let is_left_out = matches!(error, CommandError::LeftOut(_));
+            if is_left_out && self.transaction.is_some() && facts.has_flag("no_multi") {
+                return self.refuse("ERR Command not allowed inside a transaction");
+            }
             let denied = self.check(facts, request);
             if let Some(denied) = denied.filter(|_| error.is_denial()) {
                 self.log_denial(Denial::of(&denied, self.transaction.is_some()), None);

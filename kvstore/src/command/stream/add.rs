@@ -13,8 +13,8 @@ use crate::store::view::{Direction, View};
 
 type Outcome = Result<(), CommandError>;
 
-/// Nodes an approximate trim removes at once unless `LIMIT` says otherwise, as in Redis. Redis trims
-/// whole nodes when it may trim approximately, and here the same remainder is left.
+/// Nodes an approximate trim removes at once unless `LIMIT` says otherwise, as in Redis. A node is what
+/// a stream of Redis is made of; here it is so many entries that came one after another.
 const TRIM_NODES_MAX: u64 = 100;
 
 #[derive(Clone, Copy, Debug)]
@@ -201,9 +201,20 @@ fn entries_to_trim(
     }
     if trim.approximate {
         let node_entries = write.shared.live.stream_node_entries();
-        gone.truncate((gone.len() as u64 / node_entries * node_entries) as usize);
+        gone.truncate(in_whole_nodes(after, gone.len() as u64, node_entries) as usize);
     }
     Ok(gone)
+}
+
+/// How many of the oldest `count` entries are in nodes that go as a whole. Redis trims no others when it
+/// may trim approximately: a node that an exact trim or XDEL has made smaller goes before others.
+fn in_whole_nodes(stream: &Stream, count: u64, node_entries: u64) -> u64 {
+    if count == stream.length {
+        return count;
+    }
+    let gone_before = stream.added.saturating_sub(stream.length);
+    let end = (gone_before + count) / node_entries * node_entries;
+    end.saturating_sub(gone_before)
 }
 
 impl Write<'_, '_> {
