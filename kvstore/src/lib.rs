@@ -12,6 +12,7 @@
 //! ```text
 //! config      every setting, with its limits
 //! resp        the protocol: bytes to commands, answers to bytes
+//! rdb         Redis's file format: values to bytes and back
 //! store       layout of keys, RocksDB, the write log, the overlay of a group, the writer
 //! command     what each command does, against a view or an overlay
 //! watch       WATCH: which keys have changed since
@@ -43,6 +44,8 @@
 pub mod config;
 
 pub mod resp;
+
+pub mod rdb;
 
 pub mod store;
 

@@ -94,6 +94,20 @@ pub enum CommandError {
     ExpireNx,
     #[error("ERR GT and LT options at the same time are not compatible")]
     ExpireGtLt,
+    #[error("BUSYKEY Target key name already exists.")]
+    BusyKey,
+    #[error("ERR Invalid TTL value, must be >= 0")]
+    RestoreExpiry,
+    #[error("ERR Invalid IDLETIME value, must be >= 0")]
+    RestoreIdle,
+    #[error("ERR Invalid FREQ value, must be >= 0 and <= 255")]
+    RestoreFrequency,
+    #[error("ERR DUMP payload version or checksum are wrong")]
+    DumpUnusable,
+    #[error("ERR Bad data format")]
+    DumpMalformed,
+    #[error("ERR the value takes more than {0} bytes (output_bytes_max); read it in parts")]
+    DumpTooLarge(usize),
     #[error("ERR no such key")]
     NoSuchKey,
     #[error("ERR index out of range")]

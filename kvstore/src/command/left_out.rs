@@ -11,7 +11,8 @@ const CLUSTER: &str = "there is no cluster mode";
 const REPLICATION: &str = "replicas do not speak Redis's replication protocol here";
 const SNAPSHOTS: &str =
     "every answered write is in the log already; back up with `hawser kv backup`";
-const DUMPS: &str = "values have no portable form on the wire";
+const MIGRATION: &str =
+    "the server connects to no other; move keys with `hawser kv load` and `hawser kv dump`";
 const MODULES: &str = "there are no modules";
 const TRACKING: &str = "the server does not remember what clients have cached";
 const PROCESS: &str = "the process is stopped by its supervisor (SIGTERM)";
@@ -58,10 +59,10 @@ pub const LEFT_OUT: &[(&str, &[&str])] = &[
         ],
     ),
     (SORTING, &["sort", "sort_ro"]),
-    (CLUSTER, &["asking", "cluster", "migrate", "readonly", "readwrite", "restore-asking"]),
+    (CLUSTER, &["asking", "cluster", "readonly", "readwrite", "restore-asking"]),
     (REPLICATION, &["failover", "psync", "replconf", "replicaof", "slaveof", "sync"]),
     (SNAPSHOTS, &["bgrewriteaof", "bgsave", "lastsave", "save"]),
-    (DUMPS, &["dump", "restore"]),
+    (MIGRATION, &["migrate"]),
     (MODULES, &["module"]),
     (TRACKING, &["client|caching", "client|getredir", "client|tracking", "client|trackinginfo"]),
     (PROCESS, &["shutdown"]),

@@ -9,6 +9,7 @@
 //! members    what hashes, sets and sorted sets have in common
 //! random     numbers for the commands that choose
 //! choice     the commands that choose
+//! dump, restore  values in Redis's form
 //! strings, lcs, hashes, sets, sorted_set/…, list/…, stream/…, keys, object, scan, expiry   data
 //! basics, commands, config, info, slowlog, latency, memory, acl, namespace, checkpoint   the server itself
 //! ```
@@ -24,6 +25,7 @@ pub mod checkpoint;
 pub mod choice;
 pub mod commands;
 pub mod config;
+pub mod dump;
 pub mod error;
 pub mod expiry;
 pub mod hashes;
@@ -38,6 +40,7 @@ pub mod memory;
 pub mod namespace;
 pub mod object;
 pub mod random;
+pub mod restore;
 pub mod scan;
 pub mod sets;
 pub mod slowlog;

@@ -10,8 +10,8 @@ use super::sorted_set::{algebra, change, pop, range, read as sorted_set};
 use super::stream::{add, claim, deliver, info as stream_info, pending, read as stream, xgroup};
 use super::wait::Flow;
 use super::{
-    Read, Write, basics, checkpoint, choice, commands, config, expiry, hashes, info, keys, latency,
-    lcs, left_out, memory, namespace, object, scan, sets, slowlog, strings,
+    Read, Write, basics, checkpoint, choice, commands, config, dump, expiry, hashes, info, keys,
+    latency, lcs, left_out, memory, namespace, object, restore, scan, sets, slowlog, strings,
 };
 use crate::pubsub::Topic;
 use crate::resp::reply::Reply;
@@ -239,6 +239,8 @@ pub const COMMANDS: &[Command] = &[
     point("touch", -2, ALL, keys::exists),
     point("wait", 3, NO_KEYS, keys::wait_for_replicas),
     point("object", -2, (2, 2, 1), object::object),
+    many("dump", 2, ONE, dump::dump),
+    write("restore", -4, ONE, restore::restore),
     write("copy", -3, (1, 2, 1), keys::copy),
     write("move", 3, ONE, keys::move_key),
     write("swapdb", 3, NO_KEYS, keys::swapdb),

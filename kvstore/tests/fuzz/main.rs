@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `resp` | limits, sizes of pieces, a stream | the same commands and the same error however it is cut; no command beyond the limits |
 //! | `log` | a segment of the write log | it opens to a dense row of records and then again to the same, or is refused |
+//! | `rdb` | an RDB file, or a payload of RESTORE | it is read or refused at a place within it; what is read is no more than the bytes could hold |
 //! | `arguments` | commands, a line each | each is answered, one that answers an error has written nothing, and the server lives |
 //!
 //! ```text
@@ -23,6 +24,7 @@ mod arguments;
 mod client;
 mod log;
 mod mutate;
+mod rdb;
 mod resp;
 mod seeds;
 
@@ -80,6 +82,11 @@ fn resp_holds() {
 fn log_holds() {
     let dir = log::Segment::new();
     fuzz("log", 300, |input| dir.check(input));
+}
+
+#[test]
+fn rdb_holds() {
+    fuzz("rdb", 20_000, rdb::check);
 }
 
 #[test]

@@ -16,6 +16,8 @@ const FUTURE_S: &str = "4102444800";
 #[derive(Clone, Debug)]
 enum Op {
     Run(usize, String),
+    /// Restores what the other server dumps of a key, with these options.
+    Exchange(usize, &'static str, String),
     Reopen,
 }
 
@@ -672,8 +674,35 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         150 => (0..2usize, command).prop_map(|(connection, text)| Op::Run(connection, text)),
+        3 => (0..2usize, key(), restored()).prop_map(|(c, k, text)| Op::Exchange(c, k, text)),
         1 => Just(Op::Reopen),
     ]
+}
+
+/// RESTORE with `@` in place of the payload.
+fn restored() -> impl Strategy<Value = String> {
+    let options = select(vec![
+        "",
+        "",
+        " REPLACE",
+        " REPLACE",
+        " replace absttl",
+        " ABSTTL IDLETIME 5",
+        " REPLACE FREQ 255",
+        " FREQ 256",
+        " FREQ 1 IDLETIME 1",
+        " IDLETIME",
+        " IDLETIME -1",
+        " IDLETIME x",
+        " NOPE",
+    ]);
+    let payload = select(vec!["@", "@", "@", "@", "@", "@x", "x", "0123456789"]);
+    let expiry = select(vec!["0", "0", "0", "-1", "x", FUTURE_MS]);
+    (key(), expiry, payload, options).prop_map(|(k, t, p, o)| {
+        // A time from now would end at different moments.
+        let absolute = if t == FUTURE_MS { " ABSTTL" } else { "" };
+        format!("RESTORE {k} {t} {p}{absolute}{o}")
+    })
 }
 
 /// Redis in memory only, ended by its pid.
@@ -684,7 +713,11 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn start() -> Oracle {
-        let dir = TempDir::new();
+        Oracle::start_in(TempDir::new())
+    }
+
+    /// With the `dump.rdb` of this directory, if there is one.
+    pub fn start_in(dir: TempDir) -> Oracle {
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(dir.join("r"))
@@ -703,6 +736,11 @@ impl Oracle {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.join("r")
+    }
+
+    /// The file that SAVE writes.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("dump.rdb")
     }
 }
 
@@ -792,6 +830,30 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// Each server gets what the other one dumps. Where that is no payload, its answer is all there is.
+    fn exchange(&mut self, connection: usize, key: &str, restore: &str) -> (Value, Value) {
+        let dump = words(&format!("DUMP {key}"));
+        let ours = self.ours[connection].call(&dump);
+        let theirs = self.theirs[connection].call(&dump);
+        let (Value::Bulk(our_payload), Value::Bulk(their_payload)) = (&ours, &theirs) else {
+            if theirs == Value::Simple("QUEUED".into()) {
+                self.queued[connection].push(dump);
+            }
+            return (ours, theirs);
+        };
+        let with = |payload: &[u8]| {
+            let mut words = words(restore);
+            if words[3].first() == Some(&b'@') {
+                words[3].splice(..1, payload.iter().copied());
+            }
+            words
+        };
+        let ours = self.ours[connection].call(&with(their_payload));
+        (ours, self.theirs[connection].call(&with(our_payload)))
+    }
+}
+
 /// Takes out what may differ: the order of unordered things, time left, and Redis's radix tree.
 fn comparable(command: &[Vec<u8>], answer: Value) -> Value {
     let name = String::from_utf8_lossy(&command[0]).to_uppercase();
@@ -823,6 +885,7 @@ fn comparable(command: &[Vec<u8>], answer: Value) -> Value {
             items.sort();
             Value::Set(items)
         }
+        ("DUMP", Value::Bulk(_)) => Value::Simple("a payload".into()),
         ("HGETALL", Value::Array(items)) => sorted_pairs(items),
         ("HGETALL", Value::Map(mut pairs)) => {
             pairs.sort();
@@ -936,6 +999,10 @@ proptest! {
         for op in &ops {
             match op {
                 Op::Reopen => pair.reopen(),
+                Op::Exchange(connection, key, restore) => {
+                    let (ours, theirs) = pair.exchange(*connection, key, restore);
+                    prop_assert_eq!(ours, theirs, "left is ours: {} of {}", restore, key);
+                }
                 Op::Run(connection, command) => {
                     let (ours, theirs) = pair.run(*connection, &words(command));
                     prop_assert_eq!(ours, theirs, "left is ours: {}", command);

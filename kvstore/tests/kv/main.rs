@@ -14,6 +14,7 @@
 //! lists         what their ends leave behind
 //! directory     what stands in the way of using a directory
 //! limits        every limit, and what stands in the way of starting
+//! rdb           Redis's file format, and its values there and back
 //! users         who may do what, and where
 //! pubsub        publish and subscribe
 //! whole         the process, a real client, cursors, times, compaction
@@ -33,6 +34,7 @@ mod limits;
 mod lists;
 mod log;
 mod pubsub;
+mod rdb;
 mod support;
 mod users;
 mod whole;

@@ -63,10 +63,10 @@ fn places(list: List, start: i64, stop: i64) -> Range<u64> {
 }
 
 /// Called with the index and value of each element until it breaks.
-type VisitElement<'a> = dyn FnMut(u64, &[u8]) -> ControlFlow<()> + 'a;
+pub type VisitElement<'a> = dyn FnMut(u64, &[u8]) -> ControlFlow<()> + 'a;
 
 /// Visits the elements at `places`, which must be within the list.
-fn each_element(
+pub fn each_element(
     view: &dyn View,
     key: &[u8],
     list: List,

@@ -42,10 +42,10 @@ pub fn find_stream(
 }
 
 /// Called with each entry until it breaks.
-type VisitEntry<'a> = dyn FnMut(StreamId, &[u8]) -> Result<ControlFlow<()>, CommandError> + 'a;
+pub type VisitEntry<'a> = dyn FnMut(StreamId, &[u8]) -> Result<ControlFlow<()>, CommandError> + 'a;
 
 /// Visits the entries with `from <= id <= to`.
-fn each_entry(
+pub fn each_entry(
     view: &dyn View,
     key: &[u8],
     stream: &Stream,
