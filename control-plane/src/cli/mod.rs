@@ -5,12 +5,13 @@
 //!   client       the public HTTP API
 //!   commands     one function per command: call, then print
 //!   tail         be a device
+//!   kv           operate a store
 //!   play         the arguments of `hawser play`, and how its result is shown
 //!   out          tables and JSON
 //!   failure      what is said when it did not work
 //! ```
 //!
-//! It talks to the public API and the device protocol only: whatever it can do, so can anybody's
+//! It talks to the public API, the device protocol and RESP only: whatever it can do, so can anybody's
 //! own program. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
 
 pub mod client;
@@ -19,6 +20,7 @@ pub mod out;
 
 mod commands;
 mod failure;
+mod kv;
 mod play;
 mod tail;
 
@@ -81,6 +83,9 @@ pub enum Command {
     /// Be a device: connect and print what arrives
     #[command(after_help = tail::EXAMPLES)]
     Tail(tail::TailArgs),
+    /// Operate a store: load an RDB file or a live Redis, dump
+    #[command(subcommand)]
+    Kv(kv::KvCommand),
     /// Run a whole system on this machine, or check one: nothing lost, repeated or out of order
     #[command(after_help = play::EXAMPLES)]
     Play(play::PlayArgs),
@@ -327,6 +332,7 @@ fn run(command: Command, format: Format) -> anyhow::Result<()> {
     match command {
         Command::Completions(args) => completions(args.shell),
         Command::Fleet(args) => args.run(),
+        Command::Kv(command) => kv::run(command, format),
         command => {
             // One thread: the machine's cores belong to the servers.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -348,7 +354,9 @@ async fn run_async(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Status(args) => commands::status(args, format).await,
         Command::Tail(args) => tail::run(args, format).await,
         Command::Play(args) => play::run(args, format).await,
-        Command::Completions(_) | Command::Fleet(_) => unreachable!("they need no runtime"),
+        Command::Completions(_) | Command::Fleet(_) | Command::Kv(_) => {
+            unreachable!("they need no runtime")
+        }
     }
 }
 

@@ -1,0 +1,242 @@
+//! `hawser kv dump`: the keys of a store as an RDB file, which Redis from 7.0 on reads.
+//!
+//! Keys are found by SCAN and each is read by DUMP. A key is as it was at one moment; different keys are of
+//! different moments, and what is written meanwhile may be in the file or not.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use hawser_kv::rdb::payload;
+use hawser_kv::rdb::writer::FileWriter;
+use serde::Serialize;
+
+use super::address::Address;
+use super::lane::{Failure, shown};
+use super::wire::{Answer, Connection, put_command};
+use super::{STORE_PASSWORD, password};
+use crate::cli::out::{self, Format, LiveLine};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  hawser kv dump store.rdb --from 127.0.0.1:7379
+  hawser kv dump store.rdb --from redis://team:SECRET@127.0.0.1:7379 --json
+
+Each key in the file is as it was at one moment. Different keys are of different moments, since the store is
+read while it is written: for one moment of everything, stop the writers, or use `hawser kv backup`.
+
+The file gets its name when it is complete. Keys that cannot be dumped (more than the store's
+output_bytes_max) are named and counted, the others are in the file, and the exit code is 1.
+
+The password stands in the address, or in HAWSER_KV_PASSWORD. The file of a Redis is made by Redis itself:
+redis-cli --rdb FILE.";
+
+#[derive(Debug, clap::Args)]
+pub struct DumpArgs {
+    /// File to write; one that is there is replaced
+    pub file: PathBuf,
+
+    /// Store to read: HOST:PORT, unix:PATH or redis://USER:PASSWORD@HOST:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Address,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Done {
+    keys: u64,
+    keys_failed: u64,
+    failures: Vec<Failure>,
+    bytes: u64,
+    seconds: f64,
+    keys_per_s: u64,
+    /// How the keys of the file belong together.
+    consistency: &'static str,
+}
+
+/// Keys that are asked for at once.
+const PAGE_KEYS: &str = "200";
+const DATABASES: u64 = 16;
+const FAILURES_NAMED_MAX: usize = 100;
+const UPDATE_EVERY: Duration = Duration::from_millis(500);
+
+pub fn run(args: DumpArgs, format: Format) -> anyhow::Result<()> {
+    let mut store = Connection::open(&args.from, password(STORE_PASSWORD).as_deref())?;
+    // SCAN of Redis may give a key twice, which no file may have.
+    if !store.must(&["INFO", "server"])?.text().contains("hawser_kv_version") {
+        bail!("{} is no hawser-kv; for a Redis there is `redis-cli --rdb FILE`", args.from);
+    }
+    let partial = partial_path(&args.file);
+    let context = || format!("cannot write {}", partial.display());
+    let file = File::create(&partial).with_context(context)?;
+    let mut dump = Dump::begin(store, BufWriter::with_capacity(1 << 20, file))?;
+    let databases = match args.from.database {
+        Some(number) => number..=number,
+        None => 0..=DATABASES - 1,
+    };
+    let finished = dump.databases(databases).and_then(|()| dump.finish(&partial, &args.file));
+    if finished.is_err() {
+        _ = fs::remove_file(&partial);
+    }
+    print(&finished?, format)
+}
+
+fn partial_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
+struct Dump {
+    store: Connection,
+    /// Until it is finished.
+    file: Option<FileWriter<BufWriter<File>>>,
+    done: Done,
+    line: LiveLine,
+    started: Instant,
+    updated: Instant,
+}
+
+impl Dump {
+    fn begin(store: Connection, output: BufWriter<File>) -> anyhow::Result<Dump> {
+        let mut file = FileWriter::begin(output)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        file.aux("redis-ver", "7.0.15")?;
+        file.aux("redis-bits", "64")?;
+        file.aux("ctime", &now.as_secs().to_string())?;
+        file.aux("hawser-ver", env!("CARGO_PKG_VERSION"))?;
+        let done = Done { consistency: "per key", ..Done::default() };
+        let (line, started) = (LiveLine::on_stderr(), Instant::now());
+        Ok(Dump { store, file: Some(file), done, line, started, updated: started })
+    }
+
+    fn file(&mut self) -> &mut FileWriter<BufWriter<File>> {
+        self.file.as_mut().expect("it is not finished")
+    }
+
+    fn databases(&mut self, numbers: impl Iterator<Item = u64>) -> anyhow::Result<()> {
+        for number in numbers {
+            self.store.must(&["SELECT", &number.to_string()])?;
+            let Answer::Integer(keys @ 1..) = self.store.must(&["DBSIZE"])? else { continue };
+            self.file().database(number, keys as u64)?;
+            let mut cursor = "0".to_owned();
+            loop {
+                let page = self.store.must(&["SCAN", &cursor, "COUNT", PAGE_KEYS])?;
+                let Answer::Array(page) = page else { bail!("the store answers SCAN otherwise") };
+                let [next, Answer::Array(keys)] = &page[..] else {
+                    bail!("the store answers SCAN otherwise")
+                };
+                self.page(number, keys)?;
+                cursor = next.text();
+                if cursor == "0" {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, database: u64, keys: &[Answer]) -> anyhow::Result<()> {
+        let keys = keys.iter().filter_map(|key| match key {
+            Answer::Bytes(key) => Some(&key[..]),
+            _ => None,
+        });
+        let keys: Vec<&[u8]> = keys.collect();
+        let mut request = Vec::new();
+        for key in &keys {
+            put_command(&mut request, &[b"PEXPIRETIME", *key]);
+            put_command(&mut request, &[b"DUMP", *key]);
+        }
+        self.store.send(&request)?;
+        for key in keys {
+            let expiry = self.store.receive()?;
+            let value = self.store.receive()?;
+            self.key(database, key, &expiry, value)?;
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn key(
+        &mut self,
+        database: u64,
+        key: &[u8],
+        expiry: &Answer,
+        value: Answer,
+    ) -> anyhow::Result<()> {
+        let error = match (expiry, value) {
+            // It went after it was found.
+            (Answer::Integer(-2), _) | (_, Answer::Nothing) => return Ok(()),
+            (Answer::Integer(at_ms), Answer::Bytes(dumped)) => match payload::open(&dumped) {
+                Some(value) => {
+                    let at_ms = u64::try_from(*at_ms).ok();
+                    self.file().key(key, at_ms, value).context("cannot write the file")?;
+                    self.done.keys += 1;
+                    return Ok(());
+                }
+                None => "its dump has another version or a wrong checksum".to_owned(),
+            },
+            (_, Answer::Error(error)) => error,
+            (Answer::Error(error), _) => error.clone(),
+            (_, other) => format!("the store answers DUMP with {other:?}"),
+        };
+        self.done.keys_failed += 1;
+        if self.done.failures.len() < FAILURES_NAMED_MAX {
+            self.done.failures.push(Failure { database, key: shown(key), error });
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) {
+        if self.updated.elapsed() < UPDATE_EVERY {
+            return;
+        }
+        self.updated = Instant::now();
+        let keys = self.done.keys;
+        let rate = keys as f64 / self.started.elapsed().as_secs_f64();
+        let mib = self.file().bytes() >> 20;
+        self.line.update(&format!("{keys} keys, {mib} MiB, {rate:.0} keys/s"));
+    }
+
+    /// Ends the file and gives it its name.
+    fn finish(&mut self, partial: &Path, path: &Path) -> anyhow::Result<Done> {
+        self.line.end();
+        let context = || format!("cannot write {}", path.display());
+        let file = self.file.take().expect("it is finished once");
+        let mut output = file.finish().with_context(context)?;
+        output.flush().with_context(context)?;
+        let file = output.get_ref();
+        file.sync_all().with_context(context)?;
+        let bytes = file.metadata().with_context(context)?.len();
+        fs::rename(partial, path).with_context(context)?;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let done = std::mem::take(&mut self.done);
+        let keys_per_s = (done.keys as f64 / seconds) as u64;
+        Ok(Done { bytes, seconds, keys_per_s, ..done })
+    }
+}
+
+fn print(done: &Done, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => out::json_line(done)?,
+        Format::Human => {
+            out::line(out::pairs(&[
+                ("keys", done.keys.to_string()),
+                ("keys failed", done.keys_failed.to_string()),
+                ("bytes", done.bytes.to_string()),
+                ("seconds", format!("{:.1}", done.seconds)),
+                ("keys/s", done.keys_per_s.to_string()),
+                ("consistency", done.consistency.to_owned()),
+            ]))?;
+            for failure in &done.failures {
+                let Failure { database, key, error } = failure;
+                eprintln!("failed: database {database}, {key}: {error}");
+            }
+        }
+    }
+    match done.keys_failed {
+        0 => Ok(()),
+        count => bail!("{count} keys are not in the file; {} others are", done.keys),
+    }
+}
