@@ -3,6 +3,7 @@
 //! ```text
 //! admin         INFO, CONFIG, SLOWLOG, LATENCY, MEMORY
 //! checkpoints   CHECKPOINT: copies by hard links
+//! comparable    answers without what may differ
 //! commands      what COMMAND says, and what is left out
 //! differential  the same random commands to Redis and to us
 //! blocking      commands that wait, of several clients at once, as Redis serves them
@@ -26,6 +27,7 @@ mod checkpoints;
 mod clients;
 mod collections;
 mod commands;
+mod comparable;
 mod crash;
 mod differential;
 mod directory;
