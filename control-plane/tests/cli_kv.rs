@@ -88,7 +88,7 @@ impl Drop for Redis {
 struct Store {
     _handle: Handle,
     socket: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Store {
@@ -104,7 +104,7 @@ impl Store {
             cache_mib: 8,
             ..Config::default()
         };
-        Store { _handle: Server::start(change(config)).unwrap(), socket, _dir: dir }
+        Store { _handle: Server::start(change(config)).unwrap(), socket, dir }
     }
 
     fn address(&self) -> String {
@@ -257,13 +257,14 @@ fn a_file_goes_in_and_comes_out_again() {
     fill(&mut redis.connect());
     let file = redis.save();
     let file = file.to_str().unwrap();
-    let store = Store::start(|config| config);
+    // So small that the large stream goes in entry by entry, too.
+    let store = Store::start(|config| Config { bulk_bytes_max: 64 * 1024, ..config });
     // Twice is the same as once, also over other values.
     run(&mut store.connect(), "RPUSH text:5 other");
     for _ in 0..2 {
         let done = succeeded(&["kv", "load", file, "--to", &store.address(), "--json"]);
         assert_eq!(done["keys_loaded"], 3014);
-        assert_eq!(done["keys_failed"], 0);
+        assert_eq!((&done["keys_failed"], &done["pending_lost"]), (&0.into(), &0.into()));
         assert_same(&mut store.connect(), &mut redis.connect());
     }
     let place = TempDir::new();
@@ -272,7 +273,14 @@ fn a_file_goes_in_and_comes_out_again() {
     let done = succeeded(&["kv", "dump", out, "--from", &store.address(), "--json"]);
     assert_eq!(done["keys"], 3014);
     assert_eq!(done["bytes"], std::fs::metadata(out).unwrap().len());
+    assert_eq!(done["consistency"], "per key");
     assert_eq!(std::fs::read_dir(&place.0).unwrap().count(), 1, "nothing partial is left");
+    let words = ["kv", "dump", out, "--from", &store.address(), "--one-moment", "--json"];
+    let at_once = succeeded(&words);
+    assert_eq!((&at_once["keys"], &at_once["bytes"]), (&done["keys"], &done["bytes"]));
+    assert_eq!(at_once["consistency"], "one moment");
+    let checkpoints = store.dir.join("data/checkpoints");
+    assert_eq!(std::fs::read_dir(checkpoints).unwrap().count(), 0, "the checkpoint is deleted");
     let loaded = Redis::start(place);
     until("loaded", || redis::cmd("DBSIZE").query::<u64>(&mut loaded.connect()).ok());
     assert_same(&mut loaded.connect(), &mut redis.connect());

@@ -1,19 +1,23 @@
 //! `hawser kv dump`: the keys of a store as an RDB file, which Redis from 7.0 on reads.
 //!
 //! Keys are found by SCAN and each is read by DUMP. A key is as it was at one moment; different keys are of
-//! different moments, and what is written meanwhile may be in the file or not.
+//! different moments, and what is written meanwhile may be in the file or not. For one moment of everything
+//! the same is done to a checkpoint, on which this program starts a store of its own.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use hawser_kv::config::Durability;
 use hawser_kv::rdb::payload;
 use hawser_kv::rdb::writer::FileWriter;
+use hawser_kv::{Config, Handle, Server};
 use serde::Serialize;
 
-use super::address::Address;
+use super::address::{Address, Place};
 use super::lane::{Failure, shown};
 use super::wire::{Answer, Connection, put_command};
 use super::{STORE_PASSWORD, password};
@@ -22,10 +26,12 @@ use crate::cli::out::{self, Format, LiveLine};
 pub const EXAMPLES: &str = "\
 Examples:
   hawser kv dump store.rdb --from 127.0.0.1:7379
+  hawser kv dump store.rdb --from 127.0.0.1:7379 --one-moment
   hawser kv dump store.rdb --from redis://team:SECRET@127.0.0.1:7379 --json
 
 Each key in the file is as it was at one moment. Different keys are of different moments, since the store is
-read while it is written: for one moment of everything, stop the writers, or use `hawser kv backup`.
+read while it is written. With --one-moment they are all of the same: the store makes a checkpoint, which is
+read and deleted again. That must be run where the store's directory is, by a user who may write there.
 
 The file gets its name when it is complete. Keys that cannot be dumped (more than the store's
 output_bytes_max) are named and counted, the others are in the file, and the exit code is 1.
@@ -41,6 +47,10 @@ pub struct DumpArgs {
     /// Store to read: HOST:PORT, unix:PATH or redis://USER:PASSWORD@HOST:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub from: Address,
+
+    /// All keys as they were at one moment, by way of a checkpoint on this machine
+    #[arg(long)]
+    pub one_moment: bool,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -67,10 +77,106 @@ pub fn run(args: DumpArgs, format: Format) -> anyhow::Result<()> {
     if !store.must(&["INFO", "server"])?.text().contains("hawser_kv_version") {
         bail!("{} is no hawser-kv; for a Redis there is `redis-cli --rdb FILE`", args.from);
     }
+    match args.one_moment {
+        false => write(&args, store, "per key", format),
+        true => {
+            let checkpoint = Checkpoint::make(store)?;
+            let copy = Copy::open(&checkpoint.path)?;
+            write(&args, copy.connect()?, "one moment", format)
+        }
+    }
+}
+
+/// A checkpoint of the store, as long as this is here.
+struct Checkpoint {
+    store: Connection,
+    name: String,
+    path: PathBuf,
+}
+
+impl Checkpoint {
+    fn make(mut store: Connection) -> anyhow::Result<Checkpoint> {
+        let name = format!("dump-{}", std::process::id());
+        let Answer::Array(pair) = store.must(&["CONFIG", "GET", "dir"])? else {
+            bail!("the store does not say where its directory is")
+        };
+        let dir = PathBuf::from(pair.get(1).map(Answer::text).unwrap_or_default());
+        store.must(&["CHECKPOINT", "ADD", &name])?;
+        let path = dir.join("checkpoints").join(&name);
+        let checkpoint = Checkpoint { store, name, path };
+        if !checkpoint.path.is_dir() {
+            bail!(
+                "{} is not here: run this on the machine of the store, and give it an absolute `dir`",
+                checkpoint.path.display()
+            );
+        }
+        Ok(checkpoint)
+    }
+}
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.must(&["CHECKPOINT", "DEL", &self.name]) {
+            eprintln!("the checkpoint {} is left, for CHECKPOINT DEL: {error:#}", self.name);
+        }
+    }
+}
+
+/// A store on a checkpoint, which no other user can reach: its socket is in a directory of our own.
+struct Copy {
+    handle: Option<Handle>,
+    dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Copy {
+    fn open(path: &Path) -> anyhow::Result<Copy> {
+        let dir = std::env::temp_dir().join(format!("hawser-kv-dump-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.with_context(|| format!("cannot make {}", dir.display()))?;
+        let socket = dir.join("socket");
+        let config = Config {
+            listen: String::new(),
+            unix: socket.clone(),
+            dir: path.to_owned(),
+            durability: Durability::None,
+            ..Config::default()
+        };
+        let context = || format!("cannot open the checkpoint {}", path.display());
+        let mut copy = Copy { handle: None, dir, socket };
+        copy.handle = Some(Server::start(config).with_context(context)?);
+        Ok(copy)
+    }
+
+    fn connect(&self) -> anyhow::Result<Connection> {
+        let place = Place::Unix(self.socket.clone());
+        Connection::open(&Address { place, user: None, password: None, database: None }, None)
+    }
+}
+
+impl Drop for Copy {
+    /// What it has opened is closed before the checkpoint is deleted.
+    fn drop(&mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let (Some(handle), Ok(runtime)) = (self.handle.take(), runtime) {
+            runtime.block_on(handle.stop());
+        }
+        _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Writes what a store has.
+fn write(
+    args: &DumpArgs,
+    store: Connection,
+    consistency: &'static str,
+    format: Format,
+) -> anyhow::Result<()> {
     let partial = partial_path(&args.file);
     let context = || format!("cannot write {}", partial.display());
     let file = File::create(&partial).with_context(context)?;
     let mut dump = Dump::begin(store, BufWriter::with_capacity(1 << 20, file))?;
+    dump.done.consistency = consistency;
     let databases = match args.from.database {
         Some(number) => number..=number,
         None => 0..=DATABASES - 1,
@@ -106,7 +212,7 @@ impl Dump {
         file.aux("redis-bits", "64")?;
         file.aux("ctime", &now.as_secs().to_string())?;
         file.aux("hawser-ver", env!("CARGO_PKG_VERSION"))?;
-        let done = Done { consistency: "per key", ..Done::default() };
+        let done = Done::default();
         let (line, started) = (LiveLine::on_stderr(), Instant::now());
         Ok(Dump { store, file: Some(file), done, line, started, updated: started })
     }

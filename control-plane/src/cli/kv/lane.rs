@@ -115,11 +115,19 @@ pub struct Lane {
     /// What the commands of the batch are about, and those of the batch that was sent.
     batched: Vec<Rc<Subject>>,
     sent: Vec<Rc<Subject>>,
+    /// Commands that were answered with an empty array.
+    pub empty_answers: u64,
 }
 
 impl Lane {
     pub fn new(connection: Connection) -> Lane {
-        Lane { connection, batch: Vec::new(), batched: Vec::new(), sent: Vec::new() }
+        Lane {
+            connection,
+            batch: Vec::new(),
+            batched: Vec::new(),
+            sent: Vec::new(),
+            empty_answers: 0,
+        }
     }
 
     pub fn push(
@@ -148,6 +156,7 @@ impl Lane {
     fn receive(&mut self, failures: &mut Failures) -> anyhow::Result<()> {
         for subject in self.sent.drain(..) {
             let answer = self.connection.receive()?;
+            self.empty_answers += u64::from(answer == Answer::Array(Vec::new()));
             let Some(error) = answer.error() else { continue };
             if ENDING.iter().any(|code| error.starts_with(code)) {
                 bail!(

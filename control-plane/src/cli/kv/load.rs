@@ -70,6 +70,8 @@ struct Done {
     keys_empty: u64,
     keys_failed: u64,
     failures: Vec<Failure>,
+    /// Deliveries of deleted entries, which large streams do not keep.
+    pending_lost: u64,
     /// What is no key and was read over.
     skipped: Vec<String>,
     bytes: u64,
@@ -262,6 +264,7 @@ impl Shown {
             keys_empty: counts.empty,
             keys_failed: failures.count,
             failures: failures.named,
+            pending_lost: counts.pending_lost,
             skipped: counts.skipped,
             bytes,
             seconds,
@@ -300,6 +303,10 @@ fn print_pairs(done: &Done) -> anyhow::Result<()> {
         rows.push(("lag in bytes", lag));
     }
     out::line(out::pairs(&rows))?;
+    if done.pending_lost > 0 {
+        let count = done.pending_lost;
+        eprintln!("not kept: {count} deliveries of entries that were deleted, in large streams");
+    }
     for what in &done.skipped {
         eprintln!("read over: {what}");
     }

@@ -45,6 +45,8 @@ pub struct Counts {
     pub read: u64,
     pub expired: u64,
     pub empty: u64,
+    /// Deliveries of entries that were deleted since, in streams too large to be restored as a whole.
+    pub pending_lost: u64,
     /// What is no key and was read over.
     pub skipped: Vec<String>,
 }
@@ -108,7 +110,10 @@ impl Loader {
     }
 
     pub fn finish(&mut self) -> anyhow::Result<()> {
-        self.lanes.iter_mut().try_for_each(|lane| lane.finish(&mut self.failures))
+        self.lanes.iter_mut().try_for_each(|lane| lane.finish(&mut self.failures))?;
+        // XCLAIM alone answers with arrays, and with an empty one for an entry that is no more.
+        self.counts.pending_lost = self.lanes.iter().map(|lane| lane.empty_answers).sum();
+        Ok(())
     }
 
     /// One connection of those that were used, for what comes later in one order.
