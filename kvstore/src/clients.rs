@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
+use crate::inbox::{Inbox, Letter};
 use crate::resp::reply::{Protocol, Reply};
 
 /// What an outbox may hold; the numbers of Redis's `client-output-buffer-limit pubsub`.
@@ -45,8 +45,8 @@ pub struct Client {
     outbox: Mutex<Outbox>,
     /// Whether there may be something in the outbox, so that nobody pays for the lock while there is not.
     has_messages: AtomicBool,
-    /// Something is in the outbox, or the connection is ended.
-    pub wake: Notify,
+    /// Of the thread that serves it.
+    pub inbox: Arc<Inbox>,
     is_ended: AtomicBool,
 }
 
@@ -87,7 +87,7 @@ struct Outbox {
 }
 
 impl Client {
-    fn new(id: u64, addresses: Addresses) -> Client {
+    fn new(id: u64, addresses: Addresses, inbox: Arc<Inbox>) -> Client {
         let since = Instant::now();
         let facts = Facts {
             name: Bytes::new(),
@@ -114,7 +114,7 @@ impl Client {
             facts: Mutex::new(facts),
             outbox: Mutex::default(),
             has_messages: AtomicBool::new(false),
-            wake: Notify::new(),
+            inbox,
             is_ended: AtomicBool::new(false),
         }
     }
@@ -145,9 +145,11 @@ impl Client {
             self.end();
             return false;
         }
-        self.has_messages.store(true, SeqCst);
+        let is_first = !self.has_messages.swap(true, SeqCst);
         drop(outbox);
-        self.wake.notify_one();
+        if is_first {
+            self.look();
+        }
         true
     }
 
@@ -178,8 +180,14 @@ impl Client {
 
     /// The connection closes as soon as it can, whatever it does.
     pub fn end(&self) {
-        self.is_ended.store(true, SeqCst);
-        self.wake.notify_one();
+        if !self.is_ended.swap(true, SeqCst) {
+            self.look();
+        }
+    }
+
+    /// The connection looks at what has changed for it.
+    fn look(&self) {
+        self.inbox.put(Letter::Look(self.id));
     }
 
     pub fn is_ended(&self) -> bool {
@@ -244,8 +252,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn add(&self, id: u64, addresses: Addresses) -> Arc<Client> {
-        let client = Arc::new(Client::new(id, addresses));
+    pub fn add(&self, id: u64, addresses: Addresses, inbox: Arc<Inbox>) -> Arc<Client> {
+        let client = Arc::new(Client::new(id, addresses, inbox));
         self.lock().insert(id, client.clone());
         client
     }
@@ -261,7 +269,7 @@ impl Clients {
 
     /// Every connection looks at what has changed for it, also those that wait for their clients.
     pub fn wake_all(&self) {
-        self.lock().values().for_each(|client| client.wake.notify_one());
+        self.lock().values().for_each(|client| client.look());
     }
 
     /// In the order they came.

@@ -37,7 +37,6 @@ pub struct Config {
     pub outbox_bytes_max: usize,
     pub outbox_soft_bytes_max: usize,
     pub outbox_soft_seconds: u64,
-    pub queue_jobs_max: usize,
     pub durability: Durability,
     pub log_segment_mib: u64,
     pub cache_mib: usize,
@@ -69,7 +68,6 @@ impl Default for Config {
             outbox_bytes_max: 32 << 20,
             outbox_soft_bytes_max: 8 << 20,
             outbox_soft_seconds: 60,
-            queue_jobs_max: 1024,
             durability: Durability::Always,
             log_segment_mib: 64,
             cache_mib: 128,
@@ -78,9 +76,9 @@ impl Default for Config {
     }
 }
 
-/// What an answered write has survived. Whatever it is, a write that was answered survives a crash of
-/// the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What an answered write has survived, the most careful first. Whatever it is, a write that was answered
+/// survives a crash of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// A power cut: it is answered after it is on the disk.
@@ -149,7 +147,6 @@ impl Config {
             ("outbox_bytes_max", self.outbox_bytes_max as u64, 1 << 16, 4 << 30),
             ("outbox_soft_bytes_max", self.outbox_soft_bytes_max as u64, 1 << 16, 4 << 30),
             ("outbox_soft_seconds", self.outbox_soft_seconds, 1, 86_400),
-            ("queue_jobs_max", self.queue_jobs_max as u64, 1, 65_536),
             ("log_segment_mib", self.log_segment_mib, 1, 4096),
             ("cache_mib", self.cache_mib as u64, 1, 1 << 20),
             ("memtable_mib", self.memtable_mib as u64, 1, 4096),

@@ -1,255 +1,281 @@
 //! One connection's socket: feeds its [`Session`], carries its work to the writer and its answers back.
 //!
-//! Sending and reading go on side by side: a client may send all its commands before it reads the first
-//! answer. While its answers are not taken no more of its commands are run, and what it sends is kept up
-//! to `request_bytes_max`; then it is not read either.
+//! It never blocks: [`Connection::go_on`] does what can be done now, and is called again when the socket
+//! is ready, an answer has come or there is something to look at. Sending and reading go on side by side:
+//! a client may send all its commands before it reads the first answer. While its answers are not taken
+//! no more of its commands are run, and what it sends is kept up to `request_bytes_max`; then it is not
+//! read either.
 
-use std::future::{Future, pending};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::Path;
-use std::pin::pin;
+use std::time::Instant;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncWriteExt, Interest, Ready};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use mio::event::{Event, Source};
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
 
+use crate::caller::Caller;
 use crate::clients::Addresses;
 use crate::session::{MESSAGE_BYTES_MAX, Outcome, Session, Step};
 use crate::store::writer::{Job, Work};
 
-/// A read grows to what a busy client sends at once, and shrinks again so that an idle connection
-/// costs little.
-const READ_BYTES_MIN: usize = 4 * 1024;
-const READ_BYTES_MAX: usize = 256 * 1024;
+/// Reads of one connection before others get their turn.
+const READS_MAX: usize = 16;
 
-pub enum Socket {
+pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Socket {
+impl Stream {
     pub fn addresses(&self, unix: &Path) -> Addresses {
         match self {
-            Socket::Tcp(stream) => Addresses {
-                peer: stream
-                    .peer_addr()
-                    .map_or_else(|_| "?:0".into(), |address| address.to_string()),
-                local: stream
-                    .local_addr()
-                    .map_or_else(|_| "?:0".into(), |address| address.to_string()),
-                is_unix: false,
-            },
-            Socket::Unix(_) => {
+            Stream::Tcp(stream) => {
+                let shown = |address: io::Result<std::net::SocketAddr>| {
+                    address.map_or_else(|_| "?:0".into(), |address| address.to_string())
+                };
+                Addresses {
+                    peer: shown(stream.peer_addr()),
+                    local: shown(stream.local_addr()),
+                    is_unix: false,
+                }
+            }
+            Stream::Unix(_) => {
                 let address = format!("{}:0", unix.display());
                 Addresses { peer: address.clone(), local: address, is_unix: true }
             }
         }
     }
 
-    async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.source().register(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.source().deregister(registry)
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
         match self {
-            Socket::Tcp(stream) => stream.ready(interest).await,
-            Socket::Unix(stream) => stream.ready(interest).await,
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(stream) => stream,
         }
     }
 
-    fn try_read(&self, into: &mut BytesMut) -> io::Result<usize> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.try_read_buf(into),
-            Socket::Unix(stream) => stream.try_read_buf(into),
+            Stream::Tcp(stream) => stream.read(into),
+            Stream::Unix(stream) => stream.read(into),
         }
     }
 
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.try_write(bytes),
-            Socket::Unix(stream) => stream.try_write(bytes),
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
         }
     }
 
-    /// Sends an answer to somebody who gets no session, and closes.
-    pub async fn refuse(&mut self, answer: &[u8]) -> io::Result<()> {
+    fn end_sending(&self) -> io::Result<()> {
         match self {
-            Socket::Tcp(stream) => stream.write_all(answer).await,
-            Socket::Unix(stream) => stream.write_all(answer).await,
-        }
-    }
-
-    async fn shutdown(&mut self) -> io::Result<()> {
-        match self {
-            Socket::Tcp(stream) => stream.shutdown().await,
-            Socket::Unix(stream) => stream.shutdown().await,
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
         }
     }
 }
 
+/// What a network thread lends to the connection that it serves.
+pub struct Desk {
+    /// What is read goes through here, so that an idle connection has no buffer.
+    pub buffer: Box<[u8]>,
+    /// For the writer, together when everyone who could go on has.
+    pub jobs: Vec<Job>,
+    pub is_stopping: bool,
+}
+
+/// When a connection wants to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// When there is something new.
+    Wait,
+    /// When others had their turn.
+    Again,
+    /// At this time, or when there is something new.
+    At(Instant),
+    /// Close it: the client is gone or ended, or the server stops.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for commands.
+    Reads,
+    /// Waits until its answers are taken.
+    Sends,
+    /// Waits for the writer, which will answer soon.
+    Submitted,
+    /// Waits for the writer, perhaps for ever.
+    Waits,
+    Paused {
+        writes: bool,
+    },
+    /// Closes when everything is sent.
+    Closes,
+}
+
 pub struct Connection {
-    pub socket: Socket,
+    pub stream: Stream,
     pub session: Session,
-    pub jobs: mpsc::Sender<Job>,
-    pub stop: watch::Receiver<bool>,
-    read_bytes: usize,
+    state: State,
     /// How many bytes of the session's answers are sent.
     sent: usize,
     /// The client sends no more.
     is_at_end: bool,
-}
-
-/// What an exchange of bytes goes on for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
-    /// There is something new to run.
-    Input,
-    /// Everything is sent.
-    Sent,
-    /// Something else is over.
-    Done,
-}
-
-enum Ended<T> {
-    Reached,
-    Done(T),
-    /// Close: the client is gone or ended, or the server stops.
-    Gone,
+    /// Whether there may be something to read. The kernel tells once.
+    is_readable: bool,
+    /// The client has ended its side, which is read after all it sent.
+    is_read_closed: bool,
+    is_writable: bool,
 }
 
 impl Connection {
-    pub fn new(
-        socket: Socket,
-        session: Session,
-        jobs: mpsc::Sender<Job>,
-        stop: watch::Receiver<bool>,
-    ) -> Connection {
-        let read_bytes = READ_BYTES_MIN;
-        Connection { socket, session, jobs, stop, read_bytes, sent: 0, is_at_end: false }
-    }
-
-    /// Serves until the client goes, breaks the protocol or is ended, or the server stops.
-    pub async fn serve(mut self) -> io::Result<()> {
-        loop {
-            let step = self.session.turn();
-            let ended = match step {
-                Step::Submit(work) => self.submit(work).await?,
-                Step::Send => self.exchange(Until::Sent, pending()).await?,
-                Step::Read => self.exchange(Until::Input, pending()).await?,
-                Step::Pause { writes } => {
-                    let shared = self.session.shared();
-                    let over = shared.pause.over(writes);
-                    match self.exchange(Until::Done, over).await? {
-                        Ended::Done(()) => Ended::Reached,
-                        ended => ended,
-                    }
-                }
-                Step::Close => {
-                    self.exchange(Until::Sent, pending::<()>()).await?;
-                    return self.socket.shutdown().await;
-                }
-            };
-            if let Ended::Gone = ended {
-                return Ok(());
-            }
+    pub fn new(stream: Stream, session: Session) -> Connection {
+        Connection {
+            stream,
+            session,
+            state: State::Reads,
+            sent: 0,
+            is_at_end: false,
+            is_readable: true,
+            is_read_closed: false,
+            is_writable: true,
         }
     }
 
-    async fn submit(&mut self, work: Work) -> io::Result<Ended<()>> {
-        let may_wait = matches!(work, Work::Waiting { .. });
-        let (answer, answered) = oneshot::channel();
-        if self.jobs.send(self.job(work, answer)).await.is_err() {
-            self.session.answered(Outcome::NotTaken);
-            return Ok(Ended::Reached);
+    pub fn ready(&mut self, event: &Event) {
+        self.is_readable |= event.is_readable();
+        self.is_read_closed |= event.is_read_closed() || event.is_error();
+        self.is_writable |= event.is_writable() || event.is_error();
+    }
+
+    pub fn answered(&mut self, outcome: Outcome, desk: &mut Desk) {
+        if self.state == State::Waits {
+            self.session.client.facts().waits = false;
         }
-        // Most work is done in a moment; only where it may take for ever is the client looked at.
-        let answer = match may_wait {
-            false => Ended::Done(answered.await),
-            true => {
-                self.session.client.facts().waits = true;
-                let ended = self.exchange(Until::Done, answered).await?;
-                self.session.client.facts().waits = false;
-                ended
+        self.session.answered(outcome);
+        self.turn(desk);
+    }
+
+    /// Makes sure that everything the client has sent is read before the connection closes.
+    pub fn stop(&mut self) {
+        self.is_readable = true;
+    }
+
+    /// Runs what can be run of what was read.
+    fn turn(&mut self, desk: &mut Desk) {
+        self.state = match self.session.turn() {
+            Step::Read => State::Reads,
+            Step::Send => State::Sends,
+            Step::Pause { writes } => State::Paused { writes },
+            Step::Close => State::Closes,
+            Step::Submit(work) => {
+                let may_wait = matches!(work, Work::Waiting { .. });
+                let caller = Caller::new(self.session.client.clone());
+                desk.jobs.push(Job { work, protocol: self.session.reply.protocol(), caller });
+                if may_wait {
+                    self.session.client.facts().waits = true;
+                }
+                if may_wait { State::Waits } else { State::Submitted }
             }
         };
-        match answer {
-            Ended::Done(answer) => {
-                self.session.answered(answer.map_or(Outcome::Lost, Outcome::Answered));
-                Ok(Ended::Reached)
-            }
-            _ => {
+    }
+
+    /// Does what can be done now.
+    pub fn go_on(&mut self, desk: &mut Desk) -> Next {
+        let next = self.advance(desk).unwrap_or(Next::Gone);
+        if next == Next::Gone {
+            // Whoever is about to give it something need not.
+            self.session.client.end();
+            if self.state == State::Waits {
                 let client = self.session.client.id;
-                let (unread, _) = oneshot::channel();
-                _ = self.jobs.send(self.job(Work::Forget { client }, unread)).await;
-                Ok(Ended::Gone)
+                let (work, protocol) = (Work::Forget { client }, self.session.reply.protocol());
+                desk.jobs.push(Job { work, protocol, caller: Caller::nobody() });
             }
         }
+        next
     }
 
-    fn job(&self, work: Work, answer: oneshot::Sender<crate::store::writer::Answer>) -> Job {
-        Job { work, protocol: self.session.reply.protocol(), answer }
-    }
-
-    /// Sends and reads until there is what is wanted, or `done` is.
-    async fn exchange<T>(
-        &mut self,
-        until: Until,
-        done: impl Future<Output = T>,
-    ) -> io::Result<Ended<T>> {
-        let mut done = pin!(done);
-        let client = self.session.client.clone();
+    fn advance(&mut self, desk: &mut Desk) -> io::Result<Next> {
+        let mut reads = 0;
         loop {
-            let is_expelled = until != Until::Sent && !self.session.may_go_on();
-            if client.is_ended() || is_expelled {
-                return Ok(Ended::Gone);
+            // What was given to the writer will be answered, whatever has become of the client.
+            if self.state == State::Submitted {
+                return Ok(Next::Wait);
             }
-            self.send_some()?;
-            if until != Until::Sent && self.session.reply.is_empty() && self.take_messages() {
+            let is_leaving = matches!(self.state, State::Sends | State::Closes);
+            if self.session.client.is_ended() || !is_leaving && !self.session.may_go_on() {
+                return Ok(Next::Gone);
+            }
+            self.send()?;
+            let all_is_sent = self.session.reply.is_empty();
+            if all_is_sent && !is_leaving && self.take_messages() {
                 continue;
             }
-            let all_is_sent = self.session.reply.is_empty();
-            match until {
-                Until::Sent if all_is_sent => return Ok(Ended::Reached),
-                Until::Input if self.is_at_end && all_is_sent => return Ok(Ended::Gone),
-                Until::Done if self.is_at_end => return Ok(Ended::Gone),
+            let mut until = None;
+            match self.state {
+                State::Sends if all_is_sent => {
+                    self.turn(desk);
+                    continue;
+                }
+                State::Closes if all_is_sent => {
+                    self.stream.end_sending()?;
+                    return Ok(Next::Gone);
+                }
+                State::Reads if self.is_at_end && all_is_sent => return Ok(Next::Gone),
+                State::Waits | State::Paused { .. } if self.is_at_end => return Ok(Next::Gone),
+                State::Paused { writes } => {
+                    until = self.session.shared().pause.held_until(writes);
+                    if until.is_none() {
+                        self.turn(desk);
+                        continue;
+                    }
+                }
                 _ => {}
             }
-            let interest = self.interest(until);
-            let ready = tokio::select! {
-                biased;
-                value = &mut done => return Ok(Ended::Done(value)),
-                ready = ready(&self.socket, interest) => ready?,
-                () = client.wake.notified() => continue,
-                () = stopped(&mut self.stop), if all_is_sent => return Ok(Ended::Gone),
-            };
-            if ready.is_readable() && self.read()? && until == Until::Input {
-                return Ok(Ended::Reached);
+            if !self.may_read() {
+                let is_over = desk.is_stopping && all_is_sent;
+                return Ok(if is_over { Next::Gone } else { until.map_or(Next::Wait, Next::At) });
+            }
+            if reads == READS_MAX {
+                return Ok(Next::Again);
+            }
+            reads += 1;
+            if self.read(desk)? && self.state == State::Reads {
+                self.turn(desk);
             }
         }
+    }
+
+    fn may_read(&self) -> bool {
+        let has_room =
+            self.state == State::Reads || self.session.input.len() < self.session.input_bytes_max();
+        has_room && (self.is_readable || self.is_read_closed) && !self.is_at_end
     }
 
     /// Messages of others go between two answers. Whether there were any.
     fn take_messages(&mut self) -> bool {
-        let before = self.session.reply.len();
         self.session.client.take_messages(&mut self.session.reply, MESSAGE_BYTES_MAX);
-        self.session.reply.len() > before
-    }
-
-    fn interest(&self, until: Until) -> Option<Interest> {
-        let is_wanted =
-            until == Until::Input || self.session.input.len() < self.session.input_bytes_max();
-        let read = (is_wanted && !self.is_at_end).then_some(Interest::READABLE);
-        let write = (!self.session.reply.is_empty()).then_some(Interest::WRITABLE);
-        match (read, write) {
-            (Some(read), Some(write)) => Some(read | write),
-            (read, write) => read.or(write),
-        }
+        !self.session.reply.is_empty()
     }
 
     /// Sends what the socket takes.
-    fn send_some(&mut self) -> io::Result<()> {
-        while !self.session.reply.is_empty() {
-            match self.socket.try_write(&self.session.reply.bytes()[self.sent..]) {
+    fn send(&mut self) -> io::Result<()> {
+        while self.is_writable && !self.session.reply.is_empty() {
+            match self.stream.write(&self.session.reply.bytes()[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
             if self.sent == self.session.reply.len() {
@@ -261,36 +287,19 @@ impl Connection {
     }
 
     /// Whether anything came.
-    fn read(&mut self) -> io::Result<bool> {
-        let input = &mut self.session.input;
-        if input.is_empty() {
-            *input = BytesMut::with_capacity(self.read_bytes);
-        } else {
-            input.reserve(self.read_bytes);
-        }
-        let count = match self.socket.try_read(input) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+    fn read(&mut self, desk: &mut Desk) -> io::Result<bool> {
+        let count = match self.stream.read(&mut desk.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                (self.is_readable, self.is_read_closed) = (false, false);
+                return Ok(false);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
             read => read?,
         };
         self.is_at_end = count == 0;
-        if count >= self.read_bytes {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
-        } else if count < self.read_bytes / 4 {
-            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
-        }
+        // Less than there was room for is everything there was; more is told.
+        self.is_readable = count == desk.buffer.len();
+        self.session.input.extend_from_slice(&desk.buffer[..count]);
         Ok(count > 0)
-    }
-}
-
-/// Waits until the server stops.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    _ = stop.wait_for(|stopping| *stopping).await;
-}
-
-/// Waits for the socket; for ever when nothing is wanted of it.
-async fn ready(socket: &Socket, interest: Option<Interest>) -> io::Result<Ready> {
-    match interest {
-        Some(interest) => socket.ready(interest).await,
-        None => pending().await,
     }
 }

@@ -1,10 +1,10 @@
 //! hawser's Redis-protocol store on disk: RESP in front, a group-commit write log, RocksDB behind.
 //!
 //! ```text
-//!              network threads                              writer thread
+//!              network threads                              writer                       committer
 //!  socket ──▶ parse ──▶ reads: RocksDB as of now ──▶ socket
-//!                 └──▶ writes: bounded queue ──▶ take all that wait, run them in order over an overlay,
-//!                                                one log record, one sync, apply to RocksDB, answer
+//!                 └──▶ writes ──▶ take all that wait, run them in order ──▶ one sync, apply to RocksDB,
+//!                                 over an overlay, one log record           answer
 //! ```
 //!
 //! Read in this order:
@@ -18,7 +18,10 @@
 //! watch       WATCH: which keys have changed since
 //! session     one connection without its socket: order, transactions, what to do next
 //! connection  one connection's socket
-//! server      start, accept, stop
+//! network     a thread that serves connections
+//! inbox       what other threads tell it
+//! caller      whom the writer answers
+//! server      start and stop
 //! descriptors the limit of open files
 //! shared      what all of them look at
 //! clients     every connection as the others see it
@@ -56,6 +59,12 @@ pub mod watch;
 pub mod session;
 
 pub mod connection;
+
+pub mod network;
+
+pub mod inbox;
+
+pub mod caller;
 
 pub mod server;
 

@@ -1,9 +1,8 @@
 //! `CLIENT PAUSE`: for some time no client's commands are run, or none that may write.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
-
-use tokio::sync::watch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paused {
@@ -11,65 +10,52 @@ pub enum Paused {
     All,
 }
 
-/// Whom it holds, and until when.
-type Held = Option<(Paused, Instant)>;
-
+#[derive(Default)]
 pub struct Pause {
-    held: watch::Sender<Held>,
+    /// Whom it holds, and until when.
+    held: Mutex<Option<(Paused, Instant)>>,
     /// Whether `held` is something, so that nobody pays for the lock while nothing is paused.
     is_set: AtomicBool,
 }
 
-impl Default for Pause {
-    fn default() -> Pause {
-        Pause { held: watch::Sender::new(None), is_set: AtomicBool::new(false) }
-    }
-}
-
 impl Pause {
     /// As in Redis the later end stays, and a pause of everything is not narrowed by one of writes.
-    pub fn set(&self, paused: Paused, until: Instant) {
-        self.is_set.store(true, SeqCst);
-        self.held.send_modify(|held| {
-            let (mut paused, mut until) = (paused, until);
-            if let Some((before, ends)) = *held
-                && ends > Instant::now()
-            {
-                until = until.max(ends);
-                if before == Paused::All {
-                    paused = Paused::All;
-                }
+    pub fn set(&self, mut paused: Paused, mut until: Instant) {
+        let mut held = self.held();
+        if let Some((before, ends)) = *held
+            && ends > Instant::now()
+        {
+            until = until.max(ends);
+            if before == Paused::All {
+                paused = Paused::All;
             }
-            *held = Some((paused, until));
-        });
+        }
+        *held = Some((paused, until));
+        self.is_set.store(true, SeqCst);
     }
 
+    /// Whoever is held has to be told to look.
     pub fn clear(&self) {
+        *self.held() = None;
         self.is_set.store(false, SeqCst);
-        self.held.send_replace(None);
     }
 
     /// Whether a command has to wait now.
     pub fn holds(&self, writes: bool) -> bool {
-        self.is_set.load(SeqCst) && applies(*self.held.borrow(), writes).is_some()
+        self.held_until(writes).is_some()
     }
 
-    /// Returns when such a command may run.
-    pub async fn over(&self, writes: bool) {
-        let mut held = self.held.subscribe();
-        loop {
-            let now = *held.borrow_and_update();
-            let Some(until) = applies(now, writes) else { return };
-            tokio::select! {
-                _ = tokio::time::sleep_until(until.into()) => return,
-                changed = held.changed() => if changed.is_err() { return },
-            }
+    /// Until when such a command has to wait.
+    pub fn held_until(&self, writes: bool) -> Option<Instant> {
+        if !self.is_set.load(SeqCst) {
+            return None;
         }
+        let (paused, until) = (*self.held())?;
+        let is_held = paused == Paused::All || writes;
+        (is_held && until > Instant::now()).then_some(until)
     }
-}
 
-fn applies(held: Held, writes: bool) -> Option<Instant> {
-    let (paused, until) = held?;
-    let is_held = paused == Paused::All || writes;
-    (is_held && until > Instant::now()).then_some(until)
+    fn held(&self) -> MutexGuard<'_, Option<(Paused, Instant)>> {
+        self.held.lock().expect("not poisoned: nothing panics under it")
+    }
 }

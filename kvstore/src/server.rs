@@ -1,44 +1,39 @@
 //! Starting, accepting, stopping.
 //!
-//! The server has threads of its own, whatever runtime its caller has: network threads (a small tokio
-//! runtime), the writer and the checkpoint thread. Stopping goes in the order of the data: no new
-//! connections, connections end when what they sent is answered, the writer ends when no connection is
-//! left, the database is flushed.
+//! The server has threads of its own, whatever runtime its caller has: network threads, the writer, the
+//! committer and the checkpoint thread; each is named. Stopping goes in the order of the data: no new
+//! connections, connections end when what they sent is answered, the writer ends when no network thread
+//! is left, then the committer, and the database is flushed.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
+use mio::Poll;
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::admin;
-use crate::config::{Config, ConfigError, Durability};
-use crate::connection::{Connection, Socket};
+use crate::config::{Config, ConfigError};
+use crate::inbox::Inbox;
 use crate::metrics::Snapshot;
-use crate::session::Session;
+use crate::network::{Common, Listeners, Network, STOP_GRACE};
 use crate::shared::{Shared, Stopped};
+use crate::store::commit::{Committer, GROUPS_MAX};
 use crate::store::database::{Database, StoreError, database_dir};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::lasting;
 use crate::store::log::{self, Log};
-use crate::store::waiters::Waiters;
 use crate::store::writer::{Job, Writer};
-use crate::store::{checkpoint, checkpoints, everysec};
+use crate::store::{checkpoint, checkpoints};
 use crate::users::{Users, UsersError};
-
-/// How long connections get to finish what they sent when the server stops.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// A pause after a failed accept, which otherwise would spin while descriptors are short.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a server did not start. Each text says what to change.
 #[derive(Debug, Error)]
@@ -73,11 +68,16 @@ pub struct Handle {
     address: Option<SocketAddr>,
     admin_address: Option<SocketAddr>,
     unix: Option<PathBuf>,
-    stop: watch::Sender<bool>,
-    /// Yields `None` when the last connection and listener are gone.
-    alive: mpsc::Receiver<()>,
-    runtime: Option<Runtime>,
+    is_stopping: Arc<AtomicBool>,
+    inboxes: Arc<[Arc<Inbox>]>,
     threads: Vec<JoinHandle<()>>,
+    admin: Option<Admin>,
+}
+
+/// What answers `/metrics` and `/health`.
+struct Admin {
+    runtime: Runtime,
+    stop: watch::Sender<bool>,
 }
 
 impl Server {
@@ -93,46 +93,26 @@ impl Server {
         let (address, admin_address) = (address_of(&tcp), address_of(&admin));
         let (database, log) = open(&config)?;
         let unix = bind_unix(&config.unix)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.network_threads)
-            .thread_name("hawser-kv-net")
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
-
         let unix_path = unix.is_some().then(|| config.unix.clone());
-        let (jobs, queue) = mpsc::channel(config.queue_jobs_max);
+        let threads = config.network_threads;
         let shared = Arc::new(Shared::new(config, database, users));
-        let threads = start_threads(&shared, log, queue).map_err(StartError::Threads)?;
-        let (stop, stopping) = watch::channel(false);
-        let (alive_sender, alive) = mpsc::channel(1);
-        let accept = Accept { shared: shared.clone(), jobs, stopping, _alive: alive_sender };
-        let _guard = runtime.enter();
-        if let Some(listener) = tcp {
-            let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            runtime.spawn(accept.clone().run(Listener::Tcp(listener)));
-        }
-        if let Some(listener) = unix {
-            let listener = UnixListener::from_std(listener).map_err(StartError::Threads)?;
-            runtime.spawn(accept.clone().run(Listener::Unix(listener)));
-        }
-        if let Some(listener) = admin {
-            let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            runtime.spawn(admin::serve(listener, shared.clone(), accept.stopping.clone()));
-        }
-        drop(accept);
-        drop(_guard);
-        let runtime = Some(runtime);
-        Ok(Handle {
-            shared,
+        let (jobs, queue) = mpsc::channel();
+        let mut handle = Handle {
+            shared: shared.clone(),
             address,
             admin_address,
             unix: unix_path,
-            stop,
-            alive,
-            runtime,
-            threads,
-        })
+            is_stopping: Arc::default(),
+            inboxes: Arc::new([]),
+            threads: start_writing(&shared, log, queue).map_err(StartError::Threads)?,
+            admin: admin.map(|listener| start_admin(listener, &shared)).transpose()?,
+        };
+        let listeners = Listeners {
+            tcp: tcp.map(mio::net::TcpListener::from_std),
+            unix: unix.map(mio::net::UnixListener::from_std),
+        };
+        handle.start_network(threads, jobs, listeners).map_err(StartError::Threads)?;
+        Ok(handle)
     }
 }
 
@@ -173,19 +153,47 @@ impl Handle {
         self.shared.metrics.snapshot()
     }
 
+    fn start_network(
+        &mut self,
+        threads: usize,
+        jobs: Sender<Vec<Job>>,
+        mut listeners: Listeners,
+    ) -> io::Result<()> {
+        let polls = (0..threads).map(|_| Poll::new()).collect::<io::Result<Vec<Poll>>>()?;
+        let inboxes: io::Result<Vec<_>> =
+            polls.iter().map(|poll| Inbox::new(poll).map(Arc::new)).collect();
+        self.inboxes = inboxes?.into();
+        let common = Common {
+            shared: self.shared.clone(),
+            is_stopping: self.is_stopping.clone(),
+            jobs,
+            inboxes: self.inboxes.clone(),
+        };
+        for (poll, inbox) in polls.into_iter().zip(self.inboxes.iter()) {
+            let listeners = std::mem::take(&mut listeners);
+            let network = Network::new(common.clone(), poll, inbox.clone(), listeners)?;
+            self.threads.push(named("hawser-kv-net").spawn(move || network.run())?);
+        }
+        Ok(())
+    }
+
+    fn begin_to_stop(&self) {
+        self.is_stopping.store(true, SeqCst);
+        self.inboxes.iter().for_each(|inbox| inbox.wake());
+        if let Some(admin) = &self.admin {
+            admin.stop.send_replace(true);
+        }
+    }
+
     /// Answers what was sent, flushes, and returns when the directory is free.
     pub async fn stop(mut self) {
-        self.stop.send_replace(true);
-        if tokio::time::timeout(STOP_GRACE, self.alive.recv()).await.is_err() {
-            tracing::warn!("connections that do not take their answers are closed");
-        }
-        let runtime = self.runtime.take();
+        self.begin_to_stop();
         let threads = std::mem::take(&mut self.threads);
-        // Whoever still holds the database holds its directory, so all of them are waited for: tasks
-        // first, since the writer ends with the last of them.
+        let admin = self.admin.take();
+        // Whoever still holds the database holds its directory, so all of them are waited for.
         let joined = tokio::task::spawn_blocking(move || {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_timeout(STOP_GRACE);
+            if let Some(admin) = admin {
+                admin.runtime.shutdown_timeout(STOP_GRACE);
             }
             threads.into_iter().map(JoinHandle::join).all(|outcome| outcome.is_ok())
         });
@@ -197,9 +205,9 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        self.begin_to_stop();
+        if let Some(admin) = self.admin.take() {
+            admin.runtime.shutdown_background();
         }
         if let Some(unix) = &self.unix {
             _ = std::fs::remove_file(unix);
@@ -248,40 +256,47 @@ fn open(config: &Config) -> Result<(Database, Log), StartError> {
     Ok((database, log))
 }
 
-fn start_threads(
+fn named(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_string())
+}
+
+/// Starts the writer and those who work for it. They end after the last who sends jobs.
+fn start_writing(
     shared: &Arc<Shared>,
     log: Log,
-    jobs: mpsc::Receiver<Job>,
+    jobs: Receiver<Vec<Job>>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let (cleaner, syncer) = (log.cleaner(), log.syncer());
-    let (running, writing) = std::sync::mpsc::channel();
-    let (checkpoint, wanted) = std::sync::mpsc::sync_channel(1);
-    let writer = Writer {
-        shared: shared.clone(),
-        log,
-        jobs,
-        checkpoint,
-        unapplied: None,
-        waiters: Waiters::default(),
-    };
-    let (flushing, syncing) = (shared.clone(), shared.clone());
-    let (writing_to, copying, source) = (shared.clone(), shared.clone(), writer.log.source());
-    let orders = shared.checkpoints.open();
-    let named = |name: &str| std::thread::Builder::new().name(name.to_string());
-    let mut threads = vec![
+    let cleaner = log.cleaner();
+    let (checkpoint, wanted) = mpsc::sync_channel(1);
+    let (landings, landing) = mpsc::sync_channel(GROUPS_MAX);
+    let committer = Arc::new(Committer::new(shared.clone(), log.syncer()));
+    let writer = Writer::new(shared.clone(), log, jobs, checkpoint, (committer.clone(), landings));
+    let (flushing, writing, copying) = (shared.clone(), shared.clone(), shared.clone());
+    let (source, orders) = (writer.log.source(), shared.checkpoints.open());
+    Ok(vec![
         named("hawser-kv-write").spawn(move || {
             writer.run();
-            drop::<std::sync::mpsc::Sender<()>>(running);
-            writing_to.checkpoints.close();
+            writing.checkpoints.close();
         })?,
         named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
+        named("hawser-kv-commit").spawn(move || committer.run(&landing))?,
         named("hawser-kv-flush").spawn(move || checkpoint::run(flushing, cleaner, wanted))?,
-    ];
-    if shared.config.durability == Durability::EverySec {
-        let sync = move || everysec::run(syncing, syncer, writing);
-        threads.push(named("hawser-kv-sync").spawn(sync)?);
-    }
-    Ok(threads)
+    ])
+}
+
+fn start_admin(listener: StdTcpListener, shared: &Arc<Shared>) -> Result<Admin, StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("hawser-kv-admin")
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)?;
+    let (stop, stopping) = watch::channel(false);
+    let _guard = runtime.enter();
+    let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
+    runtime.spawn(admin::serve(listener, shared.clone(), stopping));
+    drop(_guard);
+    Ok(Admin { runtime, stop })
 }
 
 fn bind_tcp(address: &str, setting: &'static str) -> Result<Option<StdTcpListener>, StartError> {
@@ -308,67 +323,4 @@ fn bind_unix(path: &Path) -> Result<Option<StdUnixListener>, StartError> {
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     let address = path.display().to_string();
     bound.map(Some).map_err(|error| StartError::Listen { address, setting: "unix", error })
-}
-
-/// What an accepting task gives to each connection.
-#[derive(Clone)]
-struct Accept {
-    shared: Arc<Shared>,
-    jobs: mpsc::Sender<Job>,
-    stopping: watch::Receiver<bool>,
-    /// Last, so that it goes after everything it stands for.
-    _alive: mpsc::Sender<()>,
-}
-
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Accept {
-    async fn run(self, listener: Listener) {
-        let mut stopping = self.stopping.clone();
-        loop {
-            let accepted = tokio::select! {
-                _ = stopping.changed() => return,
-                accepted = self.next(&listener) => accepted,
-            };
-            if let Err(error) = accepted {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-
-    async fn next(&self, listener: &Listener) -> io::Result<()> {
-        match listener {
-            Listener::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // Answers are written whole; waiting for more only delays them.
-                stream.set_nodelay(true)?;
-                tokio::spawn(self.clone().connection(Socket::Tcp(stream)));
-            }
-            Listener::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(self.clone().connection(Socket::Unix(stream)));
-            }
-        }
-        Ok(())
-    }
-
-    async fn connection(self, mut socket: Socket) {
-        let metrics = &self.shared.metrics;
-        let open = metrics.connections.fetch_add(1, Relaxed);
-        if open >= self.shared.live.connections_max() as u64 {
-            metrics.refused_total.fetch_add(1, Relaxed);
-            _ = socket.refuse(b"-ERR max number of clients reached\r\n").await;
-        } else {
-            metrics.accepted_total.fetch_add(1, Relaxed);
-            let addresses = socket.addresses(&self.shared.config.unix);
-            let session = Session::new(self.shared.clone(), addresses);
-            // A client that goes away is no event worth a log line.
-            _ = Connection::new(socket, session, self.jobs, self.stopping).serve().await;
-        }
-        metrics.connections.fetch_sub(1, Relaxed);
-    }
 }

@@ -24,6 +24,7 @@ use crate::command::catalogue::{self, Facts};
 use crate::command::error::{CommandError, OUTCOME_OPEN};
 use crate::command::table::{self, Access, Command, Known, SessionCommand};
 use crate::command::{Read, integer, is_word};
+use crate::inbox::Inbox;
 use crate::pubsub::Subscriptions;
 use crate::resp::reply::{Protocol, Reply};
 use crate::resp::request::{Parser, ProtocolError, Request};
@@ -116,9 +117,10 @@ struct Transaction {
 type View<'a> = Option<Frozen<'a>>;
 
 impl Session {
-    pub fn new(shared: Arc<Shared>, addresses: Addresses) -> Session {
+    /// `inbox` is of the thread that serves it.
+    pub fn new(shared: Arc<Shared>, addresses: Addresses, inbox: Arc<Inbox>) -> Session {
         let user = shared.users.default_user();
-        let client = shared.connect(addresses);
+        let client = shared.connect(addresses, inbox);
         Session {
             subscriptions: Subscriptions::new(shared.hubs.of(0), client.clone()),
             client,
@@ -146,8 +148,8 @@ impl Session {
         }
     }
 
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// What is read ahead of the command that runs, at most.
@@ -856,10 +858,12 @@ mod tests {
             let mut group = Overlay::new(&shared.database, sequence);
             group.put(Family::Metadata, layout::metadata_key(b"k"), layout::string(value, 0));
             shared.database.apply(sequence, &group.encode()).expect("applied");
-            shared.watches.mark(group.changed_keys(), &[]);
+            shared.watches.mark(group.into_layer().changed_keys(), &[]);
         };
         set(1, b"old");
-        let mut session = Session::new(shared.clone(), Addresses::default());
+        let poll = mio::Poll::new().expect("a poll");
+        let inbox = Arc::new(Inbox::new(&poll).expect("an inbox"));
+        let mut session = Session::new(shared.clone(), Addresses::default(), inbox);
         let mut view = View::None;
         assert!(session.take(request("GET a"), &shared, &mut view).is_none());
         set(2, b"new");
@@ -868,7 +872,7 @@ mod tests {
         assert_eq!(session.reply.bytes(), b"$-1\r\n+OK\r\n$3\r\nnew\r\n");
         let mut group = Overlay::new(&shared.database, 3);
         assert!(
-            session.watched.is_unchanged(&mut group, unix_ms()),
+            session.watched.is_unchanged(&mut group, 2, unix_ms()),
             "nothing came after the WATCH"
         );
         drop(view);

@@ -11,7 +11,8 @@ use thiserror::Error;
 use crate::clients::{Addresses, Client, Clients};
 use crate::command::catalogue::Facts;
 use crate::command::random::Random;
-use crate::config::Config;
+use crate::config::{Config, Durability};
+use crate::inbox::Inbox;
 use crate::latency::{Event, Latencies};
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -109,6 +110,10 @@ impl Shared {
         self.is_behind.store(is_behind, Relaxed);
     }
 
+    pub fn is_behind(&self) -> bool {
+        self.is_behind.load(Relaxed)
+    }
+
     /// Why writes are refused at present.
     pub fn trouble(&self) -> Option<String> {
         let behind = "the database does not take a write that is in the log; is its disk full? \
@@ -117,9 +122,9 @@ impl Shared {
         stopped.or_else(|| self.is_behind.load(Relaxed).then(|| behind.to_owned()))
     }
 
-    pub fn connect(&self, addresses: Addresses) -> Arc<Client> {
+    pub fn connect(&self, addresses: Addresses, inbox: Arc<Inbox>) -> Arc<Client> {
         let id = self.last_connection.fetch_add(1, Relaxed) + 1;
-        self.clients.add(id, addresses)
+        self.clients.add(id, addresses, inbox)
     }
 
     /// Puts a message in front of a client, or ends it when too much waits there.
@@ -140,6 +145,11 @@ impl Shared {
         let (_, bytes) = *resident
             .insert(fresh.unwrap_or_else(|| (Instant::now(), Usage::now().resident_bytes)));
         bytes > bytes_max
+    }
+
+    /// What a write in this namespace survives once it is answered.
+    pub fn durability_of(&self, namespace: u32) -> Durability {
+        self.database.spaces().durability(namespace).unwrap_or(self.config.durability)
     }
 
     /// How often anything changed that says who may do what.

@@ -1,8 +1,8 @@
 //! `WATCH`: which keys have changed since a connection looked.
 //!
-//! Only watched keys are counted. The writer counts a change up after readers can see it and before it
-//! is answered, so a key watched too early fails a transaction that could have passed, never the other
-//! way round.
+//! Only watched keys are counted. A change is counted after readers can see it and before it is answered,
+//! so a key watched too early fails a transaction that could have passed, never the other way round. What
+//! readers do not see yet, the transaction looks for in the groups themselves.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -54,9 +54,11 @@ impl WatchSet {
         }
     }
 
-    /// Whether nothing has changed; `group` is what runs now, before the transaction.
-    pub fn is_unchanged(&self, group: &mut Overlay<'_>, now_ms: u64) -> bool {
-        self.keys.iter().all(|key| self.shared.watches.is_unchanged(key, group, now_ms))
+    /// Whether nothing has changed; `group` is what runs now, before the transaction, and `settled` the
+    /// last group whose changes are counted.
+    pub fn is_unchanged(&self, group: &mut Overlay<'_>, settled: u64, now_ms: u64) -> bool {
+        let watches = &self.shared.watches;
+        self.keys.iter().all(|key| watches.is_unchanged(key, group, settled, now_ms))
     }
 }
 
@@ -135,15 +137,21 @@ impl Watches {
         }
     }
 
-    fn is_unchanged(&self, watched: &Watched, group: &mut Overlay<'_>, now_ms: u64) -> bool {
+    fn is_unchanged(
+        &self,
+        watched: &Watched,
+        group: &mut Overlay<'_>,
+        settled: u64,
+        now_ms: u64,
+    ) -> bool {
         let space = layout::space_of(&watched.row);
         // After a SWAPDB the key is another one.
-        if group.has_changed(&watched.row) || group.space_of(watched.selected) != space {
+        if group.has_changed(&watched.row, settled) || group.space_of(watched.selected) != space {
             return false;
         }
         let counted = self.lock().get(&watched.row).map(|entry| (entry.changes, entry.clears));
         let Some((changes, clears)) = counted else { return false };
-        let cleared = group.cleared().iter().any(|(from, to)| (*from..*to).contains(&space));
+        let cleared = group.has_cleared(space, settled);
         if changes != watched.changes || watched.existed && (cleared || clears != watched.clears) {
             return false;
         }

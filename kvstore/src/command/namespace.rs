@@ -60,7 +60,7 @@ fn add(write: &mut Write<'_, '_>, reply: &mut Reply, name: &Bytes, token: &[u8])
         return Err(CommandError::Namespace("there have been 65,535 namespaces, and are no more"));
     }
     write.overlay.put_last_namespace(number);
-    write.overlay.put_namespace(name, &Namespace { number, token });
+    write.overlay.put_namespace(name, &Namespace { number, token, durability: None });
     reply.ok();
     Ok(())
 }

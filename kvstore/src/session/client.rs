@@ -243,6 +243,7 @@ impl Session {
 
     fn client_unpause(&mut self, _: &[Bytes]) -> Outcome {
         self.shared.pause.clear();
+        self.shared.clients.wake_all();
         self.reply.ok();
         Ok(None)
     }

@@ -7,17 +7,19 @@
 
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
+use super::commit::Committer;
 use super::database::unix_ms;
 use super::layout::{self, Kind};
 use super::overlay::{Overlay, Savepoint};
 use super::waiters::{Ticket, Waiter, Waiters};
 use super::writer::{Answer, Job, Queued, Work};
+use crate::caller::Caller;
 use crate::command::error::CommandError;
 use crate::command::table::Access;
 use crate::command::wait::{Flow, Patience, Wait};
 use crate::command::{Read, Write, find};
+use crate::config::Durability;
+use crate::inbox::Post;
 use crate::resp::reply::Reply;
 use crate::shared::Shared;
 
@@ -33,12 +35,16 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 pub struct Group<'d, 'w> {
     shared: &'d Shared,
+    /// Says what readers see by now.
+    committer: &'d Committer,
     waiters: &'w mut Waiters,
     overlay: Overlay<'d>,
     executed: Vec<Executed>,
     commands: usize,
     answer_bytes: usize,
     began_to_wait: Vec<Ticket>,
+    /// What the most careful of those who changed anything wants.
+    durability: Durability,
     /// The time as the job that runs sees it, all of it the same.
     now_ms: u64,
 }
@@ -50,11 +56,12 @@ pub struct Ran<'d> {
     pub commands: usize,
     /// Who found nothing in this group, and waits.
     pub began_to_wait: Vec<Ticket>,
+    pub durability: Durability,
 }
 
 /// A job that was run and waits for its group to be durable.
 pub struct Executed {
-    answer: oneshot::Sender<Answer>,
+    caller: Caller,
     reply: Reply,
     rest: Vec<Queued>,
     own: Vec<usize>,
@@ -63,37 +70,42 @@ pub struct Executed {
 }
 
 impl Executed {
-    pub fn new(answer: oneshot::Sender<Answer>, reply: Reply, answers: usize) -> Executed {
-        Executed { answer, reply, rest: Vec::new(), own: Vec::new(), answers }
+    pub fn new(caller: Caller, reply: Reply, answers: usize) -> Executed {
+        Executed { caller, reply, rest: Vec::new(), own: Vec::new(), answers }
     }
 
     pub fn waiter(waiter: Waiter, reply: Reply) -> Executed {
-        Executed::new(waiter.answer, reply, 1)
+        Executed::new(waiter.caller, reply, 1)
     }
 
     /// The connection may be gone; its commands have happened all the same.
-    pub fn send(self) {
+    pub fn send(self, post: &mut Post) {
         let answer = Answer { rest: self.rest, own: self.own, ..Answer::whole(self.reply) };
-        _ = self.answer.send(answer);
+        self.caller.answer(answer, post);
     }
 
-    pub fn refuse(mut self, text: &str) {
+    pub fn refuse(mut self, text: &str, post: &mut Post) {
         self.own.clear();
         self.reply.clear();
         for _ in 0..self.answers {
             self.reply.error(text);
         }
-        self.send();
+        self.send(post);
     }
 }
 
 impl<'d, 'w> Group<'d, 'w> {
-    /// `sequence` is the number this group will have in the log.
-    pub fn new(shared: &'d Shared, sequence: u64, waiters: &'w mut Waiters) -> Group<'d, 'w> {
+    pub fn new(
+        (shared, committer): (&'d Shared, &'d Committer),
+        overlay: Overlay<'d>,
+        waiters: &'w mut Waiters,
+    ) -> Group<'d, 'w> {
         Group {
             shared,
+            committer,
             waiters,
-            overlay: Overlay::new(&shared.database, sequence),
+            overlay,
+            durability: Durability::None,
             executed: Vec::new(),
             commands: 0,
             answer_bytes: 0,
@@ -115,6 +127,7 @@ impl<'d, 'w> Group<'d, 'w> {
             executed: self.executed,
             commands: self.commands,
             began_to_wait: self.began_to_wait,
+            durability: self.durability,
         }
     }
 
@@ -123,17 +136,18 @@ impl<'d, 'w> Group<'d, 'w> {
         self.commands += job.work.commands();
         let reply = Reply::bounded(job.protocol, self.shared.config.output_bytes_max);
         match job.work {
-            Work::Pipeline(commands) => self.pipeline(commands, reply, job.answer),
+            Work::Pipeline(commands) => self.pipeline(commands, reply, job.caller),
             Work::Transaction { commands, watched } => {
-                if watched.is_unchanged(&mut self.overlay, self.now_ms) {
-                    self.transaction(&commands, reply, job.answer);
+                let settled = self.committer.settled();
+                if watched.is_unchanged(&mut self.overlay, settled, self.now_ms) {
+                    self.transaction(&commands, reply, job.caller);
                 } else {
-                    self.nothing_done(reply, job.answer);
+                    self.nothing_done(reply, job.caller);
                 }
             }
-            Work::Waiting { client, command } => self.may_wait(client, &command, reply, job.answer),
+            Work::Waiting { client, command } => self.may_wait(client, &command, reply, job.caller),
             Work::Unblock { client, with_error } => {
-                self.unblock(client, with_error, reply, job.answer);
+                self.unblock(client, with_error, reply, job.caller);
             }
             Work::Forget { client } => _ = self.waiters.remove_client(client),
         }
@@ -144,12 +158,7 @@ impl<'d, 'w> Group<'d, 'w> {
         self.executed.push(executed);
     }
 
-    fn pipeline(
-        &mut self,
-        mut commands: Vec<Queued>,
-        mut reply: Reply,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn pipeline(&mut self, mut commands: Vec<Queued>, mut reply: Reply, caller: Caller) {
         let mut run = 0;
         let is_full = |group: &Group<'_, '_>| {
             group.overlay.bytes() >= GROUP_BYTES_MAX || group.waiters.has_ready()
@@ -161,15 +170,10 @@ impl<'d, 'w> Group<'d, 'w> {
             run += 1;
         }
         let rest = commands.split_off(run);
-        self.done(Executed { rest, ..Executed::new(answer, reply, run) });
+        self.done(Executed { rest, ..Executed::new(caller, reply, run) });
     }
 
-    fn transaction(
-        &mut self,
-        commands: &[Queued],
-        mut reply: Reply,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn transaction(&mut self, commands: &[Queued], mut reply: Reply, caller: Caller) {
         let bytes_max = self.shared.config.changes_bytes_max();
         let start = self.overlay.start(bytes_max);
         let mut own = Vec::new();
@@ -192,64 +196,46 @@ impl<'d, 'w> Group<'d, 'w> {
             }
         }
         self.wake(start);
-        self.done(Executed { own, ..Executed::new(answer, reply, 1) });
+        self.done(Executed { own, ..Executed::new(caller, reply, 1) });
     }
 
-    fn nothing_done(&mut self, mut reply: Reply, answer: oneshot::Sender<Answer>) {
+    fn nothing_done(&mut self, mut reply: Reply, caller: Caller) {
         reply.null_array();
-        self.done(Executed::new(answer, reply, 1));
+        self.done(Executed::new(caller, reply, 1));
     }
 
-    fn may_wait(
-        &mut self,
-        client: u64,
-        command: &Queued,
-        mut reply: Reply,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn may_wait(&mut self, client: u64, command: &Queued, mut reply: Reply, caller: Caller) {
         let start = self.overlay.start(self.shared.config.changes_bytes_max());
         match self.execute(command, Patience::Waits, &mut reply) {
             Flow::Answered => {}
             Flow::HandsOver(order) => {
-                let answer = move |reply| Executed::new(answer, reply, 1).send();
+                let answer =
+                    move |reply| Executed::new(caller, reply, 1).send(&mut Post::default());
                 return self.shared.checkpoints.order(order, reply, Box::new(answer));
             }
             Flow::Waits(wait) => {
                 let keys_max = self.shared.config.waiting_keys_max;
                 if self.waiters.keys() + wait.keys.len() <= keys_max {
-                    return self.wait(client, command, wait, reply, answer);
+                    return self.wait(client, command, wait, reply, caller);
                 }
                 reply.error(&CommandError::WaitingKeys.to_string());
             }
         }
         self.wake(start);
-        self.done(Executed::new(answer, reply, 1));
+        self.done(Executed::new(caller, reply, 1));
     }
 
-    fn wait(
-        &mut self,
-        client: u64,
-        command: &Queued,
-        wait: Wait,
-        reply: Reply,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn wait(&mut self, client: u64, command: &Queued, wait: Wait, reply: Reply, caller: Caller) {
         // It may have gone before its turn came.
-        if !answer.is_closed() {
+        if !caller.is_gone() {
             let space = self.overlay.space_of(command.selected);
-            let waiter = Waiter::new(client, command, space, wait, (reply.protocol(), answer));
+            let waiter = Waiter::new(client, command, space, wait, (reply.protocol(), caller));
             let ticket = self.waiters.add(waiter);
             self.began_to_wait.push(ticket);
         }
     }
 
-    fn unblock(
-        &mut self,
-        client: u64,
-        with_error: bool,
-        mut reply: Reply,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn unblock(&mut self, client: u64, with_error: bool, mut reply: Reply, caller: Caller) {
         let found = self.waiters.remove_client(client);
         reply.integer(found.is_some().into());
         match found {
@@ -261,7 +247,7 @@ impl<'d, 'w> Group<'d, 'w> {
             Some(waiter) => waiter.end_with_nil(),
             None => {}
         }
-        self.done(Executed::new(answer, reply, 1));
+        self.done(Executed::new(caller, reply, 1));
     }
 
     /// Serves those who wait for what was changed since `start`.
@@ -310,7 +296,7 @@ impl<'d, 'w> Group<'d, 'w> {
             let Some(ticket) = self.waiters.next_at(key, last) else { return true };
             last = ticket;
             let waiter = self.waiters.get(ticket).expect("every ticket at a key has its waiter");
-            if waiter.answer.is_closed() {
+            if waiter.caller.is_gone() {
                 self.waiters.remove(ticket);
             } else if kind == Some(waiter.kind) || waiter.wants_other_kinds {
                 self.serve_one(ticket, key);
@@ -371,6 +357,10 @@ impl<'d, 'w> Group<'d, 'w> {
         };
         if !matches!(outcome, Ok(Flow::Waits(_))) {
             shared.ran(queued.facts, args, began.elapsed(), outcome.is_err());
+        }
+        if self.overlay.bytes() != before.bytes() {
+            let wanted = shared.durability_of(queued.selected.namespace);
+            self.durability = self.durability.min(wanted);
         }
         outcome.unwrap_or_else(|error| {
             self.overlay.undo_to(before);

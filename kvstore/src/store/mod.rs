@@ -15,15 +15,15 @@
 //! writer      the thread that runs groups
 //! checkpoint  the thread that flushes RocksDB and deletes old log segments
 //! checkpoints the thread that makes copies of everything by hard links
-//! everysec    the thread that syncs the log of those who do not wait for it
+//! commit      the thread that makes groups durable, applies and answers them
 //! seeded      mistakes that the crash rig must see
 //! ```
 
 pub mod checkpoint;
 pub mod checkpoints;
+pub mod commit;
 pub mod database;
 pub mod directory;
-pub mod everysec;
 pub mod group;
 pub mod lasting;
 pub mod layout;

@@ -12,8 +12,10 @@
 //! record   clears, each [0][from u32][to u32], then per change: [code u8][key bytes u32][key]([value bytes u32][value])
 //! ```
 
+use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use rocksdb::ReadOptions;
 
@@ -36,6 +38,42 @@ pub enum Change<'a> {
 
 type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// The changes of a group that ran, for as long as readers do not see them.
+pub struct Layer {
+    sequence: u64,
+    changes: [Changes; 2],
+    /// Spaces that were dropped, each from one to before another.
+    cleared: Vec<(u32, u32)>,
+    /// Metadata keys that had changed when the group dropped their space.
+    changed_before_clear: BTreeSet<Vec<u8>>,
+}
+
+impl Layer {
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The metadata keys that it changes, in their spaces.
+    pub fn changed_keys(&self) -> impl Iterator<Item = &[u8]> {
+        let metadata = self.changes[Family::Metadata as usize].keys();
+        metadata.chain(&self.changed_before_clear).map(Vec::as_slice)
+    }
+
+    /// The spaces that it drops, each from one to before another.
+    pub fn cleared(&self) -> &[(u32, u32)] {
+        &self.cleared
+    }
+
+    fn has_changed(&self, key: &[u8]) -> bool {
+        self.changes[Family::Metadata as usize].contains_key(key)
+            || self.changed_before_clear.contains(key)
+    }
+
+    fn has_cleared(&self, space: u32) -> bool {
+        self.cleared.iter().any(|(from, to)| (*from..*to).contains(&space))
+    }
+}
+
 /// What a change takes in a record besides its key and value, at most.
 const CHANGE_BYTES: usize = 1 + 4 + 4;
 
@@ -56,19 +94,23 @@ pub struct Savepoint {
     bytes: usize,
 }
 
+impl Savepoint {
+    /// [`Overlay::bytes`] at that moment.
+    pub fn bytes(self) -> usize {
+        self.bytes
+    }
+}
+
 pub struct Overlay<'a> {
     database: &'a Database,
-    sequence: u64,
+    /// Groups that ran before and may not be in the database yet, the oldest first.
+    below: Vec<Arc<Layer>>,
+    own: Layer,
     versions: u64,
-    changes: [Changes; 2],
     selected: Selected,
     space: u32,
-    /// Spaces that were dropped, each from one to before another.
-    cleared: Vec<(u32, u32)>,
     /// Whether the system space may have changed.
     has_moved: bool,
-    /// Metadata keys that had changed when the group dropped their space.
-    changed_before_clear: BTreeSet<Vec<u8>>,
     bytes: usize,
     /// Where `bytes` must not go past.
     bytes_end: usize,
@@ -79,16 +121,24 @@ pub struct Overlay<'a> {
 impl<'a> Overlay<'a> {
     /// `sequence` is the number this group will have in the log.
     pub fn new(database: &'a Database, sequence: u64) -> Overlay<'a> {
+        Overlay::over(database, Vec::new(), sequence)
+    }
+
+    /// `below` is what is not in the database yet, the oldest first.
+    pub fn over(database: &'a Database, below: Vec<Arc<Layer>>, sequence: u64) -> Overlay<'a> {
         Overlay {
             database,
-            sequence,
+            below,
+            own: Layer {
+                sequence,
+                changes: Default::default(),
+                cleared: Vec::new(),
+                changed_before_clear: BTreeSet::new(),
+            },
             versions: 0,
-            changes: Default::default(),
             selected: Selected::default(),
             space: database.spaces().space(Selected::default()),
-            cleared: Vec::new(),
             has_moved: false,
-            changed_before_clear: BTreeSet::new(),
             bytes: 0,
             bytes_end: usize::MAX,
             is_overfull: false,
@@ -139,18 +189,18 @@ impl<'a> Overlay<'a> {
         for undo in self.undo.drain(savepoint.undo..).rev() {
             match undo {
                 Undo::Change { family, key, before } => match before {
-                    Some(before) => _ = self.changes[family as usize].insert(key, before),
-                    None => _ = self.changes[family as usize].remove(&key),
+                    Some(before) => _ = self.own.changes[family as usize].insert(key, before),
+                    None => _ = self.own.changes[family as usize].remove(&key),
                 },
                 Undo::Clear { changes, is_new, dropped } => {
-                    for (now, before) in self.changes.iter_mut().zip(changes) {
+                    for (now, before) in self.own.changes.iter_mut().zip(changes) {
                         now.extend(before);
                     }
                     if is_new {
-                        self.cleared.pop();
+                        self.own.cleared.pop();
                     }
                     for key in dropped {
-                        self.changed_before_clear.remove(&key);
+                        self.own.changed_before_clear.remove(&key);
                     }
                 }
                 Undo::Select { selected, space } => {
@@ -192,7 +242,7 @@ impl<'a> Overlay<'a> {
     fn system_rows(&self) -> Result<Rows, Malformed> {
         let mut rows = self.database.spaces().rows().clone();
         let (lower, upper) = layout::system_space();
-        for (key, value) in self.changes[Family::Metadata as usize].range(lower..upper) {
+        for (key, value) in self.own.changes[Family::Metadata as usize].range(lower..upper) {
             rows.set(layout::system_name(key).ok_or(Malformed)?, value.as_deref())?;
         }
         Ok(rows)
@@ -248,7 +298,7 @@ impl<'a> Overlay<'a> {
             return;
         }
         self.bytes += bytes;
-        let before = self.changes[family as usize].insert(key.clone(), value);
+        let before = self.own.changes[family as usize].insert(key.clone(), value);
         self.undo.push(Undo::Change { family, key, before });
     }
 
@@ -264,27 +314,27 @@ impl<'a> Overlay<'a> {
     }
 
     fn clear(&mut self, from: u32, to: u32) {
-        let is_new = !self.cleared.contains(&(from, to));
+        let is_new = !self.own.cleared.contains(&(from, to));
         if is_new && (self.is_overfull || CHANGE_BYTES > self.bytes_end - self.bytes) {
             self.is_overfull = true;
             return;
         }
         let (lower, upper) = layout::spaces(from, to);
         let mut changes: [Changes; 2] = Default::default();
-        for (now, before) in self.changes.iter_mut().zip(&mut changes) {
+        for (now, before) in self.own.changes.iter_mut().zip(&mut changes) {
             *before = now.split_off(&lower);
             now.append(&mut before.split_off(&upper));
         }
         let mut dropped = Vec::new();
         for key in changes[Family::Metadata as usize].keys() {
-            if self.changed_before_clear.insert(key.clone()) {
+            if self.own.changed_before_clear.insert(key.clone()) {
                 dropped.push(key.clone());
             }
         }
         self.undo.push(Undo::Clear { changes, is_new, dropped });
         if is_new {
             self.bytes += CHANGE_BYTES;
-            self.cleared.push((from, to));
+            self.own.cleared.push((from, to));
         }
     }
 
@@ -292,20 +342,25 @@ impl<'a> Overlay<'a> {
     pub fn next_version(&mut self) -> u64 {
         self.versions += 1;
         assert!(self.versions < 1 << VERSION_BITS, "a group is bounded far below this");
-        self.sequence << VERSION_BITS | self.versions
+        self.own.sequence << VERSION_BITS | self.versions
     }
 
     pub fn is_empty(&self) -> bool {
-        self.cleared.is_empty() && self.changes.iter().all(BTreeMap::is_empty)
-    }
-
-    /// The spaces that were dropped, each from one to before another.
-    pub fn cleared(&self) -> &[(u32, u32)] {
-        &self.cleared
+        self.own.cleared.is_empty() && self.own.changes.iter().all(BTreeMap::is_empty)
     }
 
     fn is_cleared(&self) -> bool {
-        self.cleared.iter().any(|(from, to)| (*from..*to).contains(&self.space))
+        self.own.has_cleared(self.space)
+    }
+
+    /// Whether a space was dropped and readers do not see that yet.
+    pub fn has_cleared(&self, space: u32, settled: u64) -> bool {
+        let mut unsettled = self.unsettled(settled);
+        self.own.has_cleared(space) || unsettled.any(|layer| layer.has_cleared(space))
+    }
+
+    fn unsettled(&self, settled: u64) -> impl Iterator<Item = &Arc<Layer>> {
+        self.below.iter().filter(move |layer| layer.sequence > settled)
     }
 
     /// At least the bytes of the record: repeats are counted.
@@ -313,26 +368,34 @@ impl<'a> Overlay<'a> {
         self.bytes
     }
 
-    /// Whether this group has changed what a stored key stands for.
-    pub fn has_changed(&self, key: &[u8]) -> bool {
-        self.changes[Family::Metadata as usize].contains_key(key)
-            || self.changed_before_clear.contains(key)
+    /// Whether what a stored key stands for has changed, and readers do not see that yet.
+    pub fn has_changed(&self, key: &[u8], settled: u64) -> bool {
+        self.own.has_changed(key) || self.unsettled(settled).any(|layer| layer.has_changed(key))
     }
 
-    /// The metadata keys that this group has changed, in their spaces.
-    pub fn changed_keys(&self) -> impl Iterator<Item = &[u8]> {
-        let metadata = self.changes[Family::Metadata as usize].keys();
-        metadata.chain(&self.changed_before_clear).map(Vec::as_slice)
+    /// Whether where databases are, or who may open them, was changed.
+    pub fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
+    /// What this group changes.
+    pub fn own(&self) -> &Layer {
+        &self.own
+    }
+
+    /// What is left when the group is over.
+    pub fn into_layer(self) -> Layer {
+        self.own
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes + 64);
-        for (from, to) in &self.cleared {
+        for (from, to) in &self.own.cleared {
             out.push(CODE_CLEAR);
             out.extend_from_slice(&from.to_be_bytes());
             out.extend_from_slice(&to.to_be_bytes());
         }
-        for (family, changes) in FAMILIES.into_iter().zip(&self.changes) {
+        for (family, changes) in FAMILIES.into_iter().zip(&self.own.changes) {
             for (key, value) in changes {
                 out.push(code(family, value.is_some()));
                 put_bytes(&mut out, key);
@@ -399,15 +462,22 @@ impl View for Overlay<'_> {
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let key = &*layout::in_space(key, self.space);
-        match self.changes[family as usize].get(key) {
-            Some(value) => Ok(value.clone()),
-            None if self.is_cleared() => Ok(None),
-            None => {
-                let found =
-                    self.database.rocks().get_pinned_cf(self.database.family(family), key)?;
-                Ok(found.map(|value| value.to_vec()))
+        if let Some(value) = self.own.changes[family as usize].get(key) {
+            return Ok(value.clone());
+        }
+        if self.is_cleared() {
+            return Ok(None);
+        }
+        for layer in self.below.iter().rev() {
+            if let Some(value) = layer.changes[family as usize].get(key) {
+                return Ok(value.clone());
+            }
+            if layer.has_cleared(self.space) {
+                return Ok(None);
             }
         }
+        let found = self.database.rocks().get_pinned_cf(self.database.family(family), key)?;
+        Ok(found.map(|value| value.to_vec()))
     }
 
     fn scan(
@@ -423,64 +493,120 @@ impl View for Overlay<'_> {
         if lower >= upper {
             return Ok(());
         }
-        let range = (Bound::Included(lower), Bound::Excluded(upper));
-        let mut changes = self.changes[family as usize].range::<[u8], _>(range);
-        let mut next_change = move || match direction {
-            Direction::Forward => changes.next(),
-            Direction::Backward => changes.next_back(),
-        };
-        if self.is_cleared() {
-            while let Some((key, value)) = next_change() {
-                if value.as_ref().is_some_and(|value| visit(key, value).is_break()) {
-                    break;
+        let (mut layers, is_cleared) = self.layers_of(family, lower, upper, direction);
+        let mut rows = None;
+        if !is_cleared {
+            let mut options = ReadOptions::default();
+            options.set_iterate_lower_bound(lower);
+            options.set_iterate_upper_bound(upper);
+            let rocks = self.database.rocks();
+            let rows =
+                rows.insert(rocks.raw_iterator_cf_opt(self.database.family(family), options));
+            match direction {
+                Direction::Forward => rows.seek_to_first(),
+                Direction::Backward => rows.seek_to_last(),
+            }
+        }
+        loop {
+            let row = rows.as_ref().and_then(|rows| rows.item());
+            // The newest layer of those that have the next key; it hides the others and the row.
+            let mut next: Option<(&[u8], Option<&[u8]>)> = None;
+            for layer in &layers {
+                if let Some((key, value)) = layer.head
+                    && next.is_none_or(|(first, _)| direction.is_before(key, first))
+                {
+                    next = Some((key, value));
                 }
             }
-            return Ok(());
-        }
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(lower);
-        options.set_iterate_upper_bound(upper);
-        let rocks = self.database.rocks();
-        let mut rows = rocks.raw_iterator_cf_opt(self.database.family(family), options);
-        match direction {
-            Direction::Forward => rows.seek_to_first(),
-            Direction::Backward => rows.seek_to_last(),
-        }
-        let mut change = next_change();
-        loop {
-            let row = rows.item();
-            // The change hides the row of the same key; otherwise whichever comes first.
-            let (take_change, skip_row) = match (&change, row) {
-                (None, None) => break,
-                (Some(_), None) => (true, false),
-                (None, Some(_)) => (false, false),
-                (Some((changed, _)), Some((stored, _))) => {
-                    let order = changed.as_slice().cmp(stored);
-                    let order =
-                        if direction == Direction::Backward { order.reverse() } else { order };
-                    (order.is_le(), order.is_eq())
-                }
+            let row_is_next = match (next, row) {
+                (_, None) => false,
+                (None, Some(_)) => true,
+                (Some((key, _)), Some((stored, _))) => direction.is_before(stored, key),
             };
-            let flow = if take_change {
-                let (key, value) = change.take().expect("a change was compared");
-                let flow =
-                    value.as_ref().map_or(ControlFlow::Continue(()), |value| visit(key, value));
-                change = next_change();
-                flow
-            } else {
-                let (key, value) = row.expect("a row was compared");
-                visit(key, value)
+            let flow = match (next, row) {
+                (_, Some((key, value))) if row_is_next => visit(key, value),
+                (Some((key, Some(value))), _) => visit(key, value),
+                (Some((_, None)), _) => ControlFlow::Continue(()),
+                (None, _) => break,
             };
             if flow.is_break() {
                 return Ok(());
             }
-            if !take_change || skip_row {
+            let skips_row = row_is_next
+                || row.is_some_and(|(stored, _)| next.is_some_and(|(key, _)| key == stored));
+            if !row_is_next && let Some((key, _)) = next {
+                layers.iter_mut().for_each(|layer| layer.skip(key));
+            }
+            if skips_row && let Some(rows) = &mut rows {
                 match direction {
                     Direction::Forward => rows.next(),
                     Direction::Backward => rows.prev(),
                 }
             }
         }
-        Ok(rows.status()?)
+        if let Some(rows) = rows {
+            rows.status()?;
+        }
+        Ok(())
+    }
+}
+
+impl Overlay<'_> {
+    /// The changes of a range, the newest layer first, and whether they hide everything below.
+    fn layers_of<'k>(
+        &self,
+        family: Family,
+        lower: &'k [u8],
+        upper: &'k [u8],
+        direction: Direction,
+    ) -> (Vec<Cursor<'_>>, bool) {
+        let range = (Bound::Included(lower), Bound::Excluded(upper));
+        let own = self.own.changes[family as usize].range::<[u8], _>(range);
+        let mut cursors = vec![Cursor::new(own, direction)];
+        if self.is_cleared() {
+            return (cursors, true);
+        }
+        for layer in self.below.iter().rev() {
+            let changes = layer.changes[family as usize].range::<[u8], _>(range);
+            cursors.push(Cursor::new(changes, direction));
+            if layer.has_cleared(self.space) {
+                return (cursors, true);
+            }
+        }
+        (cursors, false)
+    }
+}
+
+/// Where a scan is in the changes of one group.
+struct Cursor<'c> {
+    changes: btree_map::Range<'c, Vec<u8>, Option<Vec<u8>>>,
+    direction: Direction,
+    /// The next key, and its value if it was not deleted.
+    head: Option<(&'c [u8], Option<&'c [u8]>)>,
+}
+
+impl<'c> Cursor<'c> {
+    fn new(
+        changes: btree_map::Range<'c, Vec<u8>, Option<Vec<u8>>>,
+        direction: Direction,
+    ) -> Cursor<'c> {
+        let mut cursor = Cursor { changes, direction, head: None };
+        cursor.advance();
+        cursor
+    }
+
+    fn advance(&mut self) {
+        let next = match self.direction {
+            Direction::Forward => self.changes.next(),
+            Direction::Backward => self.changes.next_back(),
+        };
+        self.head = next.map(|(key, value)| (key.as_slice(), value.as_deref()));
+    }
+
+    /// Goes past a key.
+    fn skip(&mut self, key: &[u8]) {
+        if self.head.is_some_and(|(head, _)| head == key) {
+            self.advance();
+        }
     }
 }

@@ -33,10 +33,12 @@ pub enum SeededBug {
     ForgetsToCut,
     /// A write that failed counts as written.
     IgnoresWriteError,
+    /// The writer forgets what a group changed before that is in the database.
+    ForgetsLayers,
 }
 
 impl SeededBug {
-    pub const ALL: [SeededBug; 14] = [
+    pub const ALL: [SeededBug; 15] = [
         SeededBug::SkipsSync,
         SeededBug::AnswersBeforeLog,
         SeededBug::AppliesBeforeLog,
@@ -51,6 +53,7 @@ impl SeededBug {
         SeededBug::StopsReplayEarly,
         SeededBug::ForgetsToCut,
         SeededBug::IgnoresWriteError,
+        SeededBug::ForgetsLayers,
     ];
 
     /// Whether the code is to make this mistake.

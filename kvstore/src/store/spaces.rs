@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! "slots"[namespace u32]     the slots of its databases, 16 bytes
-//! "namespace"[name]          [number u32][SHA-256 of its token, in hexadecimal]
+//! "namespace"[name]          [number u32][SHA-256 of its token, in hexadecimal, 64 bytes][durability u8]?
 //! "last-namespace"           [number u32] of the newest there has been
 //! ```
 //!
@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{RwLock, RwLockReadGuard};
 
 use super::layout::Malformed;
+use crate::config::Durability;
 
 /// Databases of one namespace, as many as Redis has unless it is told otherwise.
 pub const DATABASES: u8 = 16;
@@ -54,7 +55,11 @@ pub struct Namespace {
     pub number: u32,
     /// SHA-256 in hexadecimal.
     pub token: String,
+    /// What its writes survive, if it does not go by the server's setting.
+    pub durability: Option<Durability>,
 }
+
+const TOKEN_BYTES: usize = 64;
 
 /// A row of the system space.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,13 +96,28 @@ impl Row {
 
 impl Namespace {
     pub fn encode(&self) -> Vec<u8> {
-        [&self.number.to_be_bytes(), self.token.as_bytes()].concat()
+        let durability = self.durability.map(|durability| match durability {
+            Durability::Always => 1,
+            Durability::EverySec => 2,
+            Durability::None => 3,
+        });
+        let mut row = [&self.number.to_be_bytes(), self.token.as_bytes()].concat();
+        row.extend(durability);
+        row
     }
 
     fn decode(value: &[u8]) -> Result<Namespace, Malformed> {
-        let (number, token) = value.split_first_chunk().ok_or(Malformed)?;
+        let (number, rest) = value.split_first_chunk().ok_or(Malformed)?;
+        let (token, durability) = rest.split_at_checked(TOKEN_BYTES).ok_or(Malformed)?;
         let token = String::from_utf8(token.to_vec()).map_err(|_| Malformed)?;
-        Ok(Namespace { number: u32::from_be_bytes(*number), token })
+        let durability = match durability {
+            [] => None,
+            [1] => Some(Durability::Always),
+            [2] => Some(Durability::EverySec),
+            [3] => Some(Durability::None),
+            _ => return Err(Malformed),
+        };
+        Ok(Namespace { number: u32::from_be_bytes(*number), token, durability })
     }
 }
 
@@ -108,6 +128,7 @@ fn number(bytes: &[u8]) -> Result<u32, Malformed> {
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     slots: HashMap<u32, Slots>,
+    durabilities: HashMap<u32, Durability>,
     pub namespaces: BTreeMap<String, Namespace>,
     pub last_namespace: u32,
 }
@@ -121,9 +142,17 @@ impl Rows {
             }
             (Row::Slots(namespace), None) => _ = self.slots.remove(&namespace),
             (Row::Namespace(name), Some(value)) => {
-                self.namespaces.insert(name, Namespace::decode(value)?);
+                let namespace = Namespace::decode(value)?;
+                self.durabilities.remove(&namespace.number);
+                let durability = namespace.durability.map(|wanted| (namespace.number, wanted));
+                self.durabilities.extend(durability);
+                self.namespaces.insert(name, namespace);
             }
-            (Row::Namespace(name), None) => _ = self.namespaces.remove(&name),
+            (Row::Namespace(name), None) => {
+                if let Some(gone) = self.namespaces.remove(&name) {
+                    self.durabilities.remove(&gone.number);
+                }
+            }
             (Row::LastNamespace, value) => {
                 self.last_namespace = value.map(number).transpose()?.unwrap_or(0);
             }
@@ -172,6 +201,14 @@ impl Spaces {
         let rows = self.rows();
         let found = rows.namespaces.iter().find(|(_, namespace)| namespace.token == token);
         found.map(|(name, namespace)| (name.clone(), namespace.number))
+    }
+
+    /// What its writes survive, unless it goes by the server's setting.
+    pub fn durability(&self, namespace: u32) -> Option<Durability> {
+        if namespace == 0 {
+            return None;
+        }
+        self.rows().durabilities.get(&namespace).copied()
     }
 
     /// Whether a connection may stay in it.

@@ -18,6 +18,16 @@ pub enum Direction {
     Backward,
 }
 
+impl Direction {
+    /// Whether one key comes before another.
+    pub fn is_before(self, one: &[u8], other: &[u8]) -> bool {
+        match self {
+            Direction::Forward => one < other,
+            Direction::Backward => one > other,
+        }
+    }
+}
+
 /// Called with each key, its space included, and value of a scan until it breaks.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 

@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::writer::{Answer, Queued};
+use crate::caller::Caller;
 use crate::command::wait::Wait;
+use crate::inbox::Post;
 use crate::resp::reply::{Protocol, Reply};
 use crate::store::layout::{self, Kind};
 use crate::store::spaces::Selected;
@@ -32,7 +33,7 @@ pub struct Waiter {
     pub kind: Kind,
     pub wants_other_kinds: bool,
     pub protocol: Protocol,
-    pub answer: oneshot::Sender<Answer>,
+    pub caller: Caller,
     ends: Option<Instant>,
 }
 
@@ -59,7 +60,7 @@ impl Waiter {
         command: &Queued,
         space: u32,
         wait: Wait,
-        (protocol, answer): (Protocol, oneshot::Sender<Answer>),
+        (protocol, caller): (Protocol, Caller),
     ) -> Waiter {
         let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
         let args = wait.args.iter().map(copy).collect();
@@ -70,7 +71,7 @@ impl Waiter {
             kind: wait.kind,
             wants_other_kinds: wait.wants_other_kinds,
             protocol,
-            answer,
+            caller,
             ends: wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         }
     }
@@ -83,7 +84,7 @@ impl Waiter {
     }
 
     pub fn end_with(self, reply: Reply) {
-        _ = self.answer.send(Answer::whole(reply));
+        self.caller.answer(Answer::whole(reply), &mut Post::default());
     }
 }
 

@@ -1,47 +1,39 @@
-//! The one thread that changes anything.
+//! The one thread that decides what changes.
 //!
 //! ```text
-//! take everything that waits ─▶ run it in order over one overlay ─▶ one record, one sync
-//!                              ─▶ apply to RocksDB ─▶ mark watched keys ─▶ answer
+//! take everything that waits ─▶ run it in order over one overlay ─▶ one record in the log ─▶ committer
 //! ```
 //!
 //! A command that waits for a key (BLPOP) is kept until the key changes, its time is over or its client
 //! goes. All three come to this thread, in one order.
 //!
-//! The sync is for those who are promised that a write survives a power cut before it is answered
-//! ([`Durability`]); what others wrote is synced once a second by a thread of its own, or with time.
-//!
 //! The longer a sync takes, the more waits when it ends, so groups grow with the load by themselves.
 //! When the group cannot be made durable, every command of it is answered with why, reads behind
-//! writes included, since they saw what did not happen.
-//!
-//! A group that is durable but that RocksDB refuses (a full disk: its memtables cannot be flushed) is
-//! kept and applied before anything else runs. Its clients are told that its outcome is open
-//! ([`OUTCOME_OPEN`]); those who come while it waits are told that nothing was done.
+//! writes included, since they saw what did not happen. What a group changed, those after it see through
+//! its [`Layer`] until [`Committer`] has applied it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::SyncSender;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
 
-use super::database::StoreError;
+use super::commit::{Committer, GroupChange, Landing};
 use super::group::{Executed, Group, Ran};
 use super::log::{AppendError, Log};
-use super::overlay::Overlay;
+use super::overlay::{Layer, Overlay};
 use super::seeded::SeededBug;
 use super::spaces::Selected;
 use super::waiters::Waiters;
+use crate::caller::Caller;
 use crate::command::catalogue::Facts;
 use crate::command::error::OUTCOME_OPEN;
 use crate::command::table::Command;
 use crate::config::Durability;
-use crate::latency::Event;
+use crate::inbox::Post;
 use crate::resp::reply::{Protocol, Reply};
 use crate::shared::{Shared, Stopped};
 use crate::watch::WatchSet;
@@ -88,7 +80,7 @@ impl Work {
 pub struct Job {
     pub work: Work,
     pub protocol: Protocol,
-    pub answer: oneshot::Sender<Answer>,
+    pub caller: Caller,
 }
 
 pub struct Answer {
@@ -114,7 +106,7 @@ impl Answer {
 }
 
 /// Why a group was refused.
-enum Refusal {
+pub enum Refusal {
     /// The log took nothing.
     NotWritten(io::Error),
     /// The log failed in the middle of this group.
@@ -128,7 +120,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match self {
             Refusal::NotWritten(error) if is_disk_full(error) => {
                 format!("IOERR disk full: nothing was written, retry when there is space ({error})")
@@ -164,20 +156,19 @@ fn is_disk_full(error: &io::Error) -> bool {
 pub struct Writer {
     pub shared: Arc<Shared>,
     pub log: Log,
-    pub jobs: mpsc::Receiver<Job>,
+    jobs: Receiver<Vec<Job>>,
     /// Wakes the checkpoint thread. Full means that it is already woken.
-    pub checkpoint: SyncSender<()>,
-    pub unapplied: Option<Unapplied>,
+    checkpoint: SyncSender<()>,
+    committer: Arc<Committer>,
+    /// To the committer's thread.
+    landings: SyncSender<Landing>,
+    /// Jobs that were taken and have not run, the first to come first.
+    waiting: VecDeque<Job>,
     pub waiters: Waiters,
-}
-
-/// A group that is in the log, and that RocksDB has refused so far. Its keys have not been counted
-/// as changed, since readers do not see it: that is done when it is applied.
-pub struct Unapplied {
-    sequence: u64,
-    record: Vec<u8>,
-    changed: Vec<Vec<u8>>,
-    cleared: Vec<(u32, u32)>,
+    /// Groups that may not be in the database yet, the oldest first.
+    layers: VecDeque<Arc<Layer>>,
+    /// Commands that waited have been looked at since the log broke.
+    knows_of_break: bool,
 }
 
 /// Says that the writer is gone when a panic has ended it.
@@ -192,24 +183,50 @@ impl Drop for Alarm {
 }
 
 impl Writer {
+    pub fn new(
+        shared: Arc<Shared>,
+        log: Log,
+        jobs: Receiver<Vec<Job>>,
+        checkpoint: SyncSender<()>,
+        (committer, landings): (Arc<Committer>, SyncSender<Landing>),
+    ) -> Writer {
+        Writer {
+            shared,
+            log,
+            jobs,
+            checkpoint,
+            committer,
+            landings,
+            waiting: VecDeque::new(),
+            waiters: Waiters::default(),
+            layers: VecDeque::new(),
+            knows_of_break: false,
+        }
+    }
+
     /// Runs until every connection and the server have dropped their end of the queue.
     pub fn run(mut self) {
         let _alarm = Alarm(self.shared.clone());
         loop {
-            if self.waiters.has_ready() {
-                self.group(None);
+            if self.waiters.has_ready() || !self.waiting.is_empty() {
+                self.group();
                 continue;
             }
-            match receive(&mut self.jobs, self.waiters.next_end()) {
-                Received::Job(job) => self.group(Some(job)),
-                Received::TimeIsUp => self.end_late(),
-                Received::Closed => break,
+            match self.receive() {
+                Ok(jobs) => self.waiting.extend(jobs),
+                Err(RecvTimeoutError::Timeout) => self.end_late(),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        // What nobody was promised should survive a graceful stop all the same.
-        if let Err(error) = self.log.sync() {
-            tracing::error!(%error, "cannot sync the log");
-        }
+    }
+
+    /// Waits for jobs, until the first of the waiting clients has waited long enough.
+    fn receive(&self) -> Result<Vec<Job>, RecvTimeoutError> {
+        let Some(end) = self.waiters.next_end() else {
+            return self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        };
+        let left: Duration = end.saturating_duration_since(Instant::now());
+        self.jobs.recv_timeout(left)
     }
 
     fn end_late(&mut self) {
@@ -222,180 +239,168 @@ impl Writer {
     }
 
     /// Runs what waits: first those whose keys changed when the last group was full, then jobs.
-    fn group(&mut self, first: Option<Job>) {
+    fn group(&mut self) {
         let shared = self.shared.clone();
         self.waiters.end_late(Instant::now());
-        if self.apply_unapplied().is_err() {
-            return self.refuse(first, &Refusal::Behind);
+        if self.shared.is_behind() && self.committer.retry().is_err() {
+            return self.refuse_all(&Refusal::Behind);
         }
-        let mut group = Group::new(&shared, self.log.next(), &mut self.waiters);
+        self.drop_layers();
+        let committer = self.committer.clone();
+        let layers = self.layers.iter().cloned().collect();
+        let overlay = Overlay::over(&shared.database, layers, self.log.next());
+        let mut group = Group::new((&shared, &committer), overlay, &mut self.waiters);
         group.serve();
-        let mut next = first;
-        while let Some(job) = next {
-            group.run(job);
-            next = if group.is_full() { None } else { self.jobs.try_recv().ok() };
+        while !group.is_full() {
+            if self.waiting.is_empty() {
+                let Ok(jobs) = self.jobs.try_recv() else { break };
+                self.waiting.extend(jobs);
+            }
+            if let Some(job) = self.waiting.pop_front() {
+                group.run(job);
+            }
         }
-        let Ran { overlay, mut executed, commands, began_to_wait } = group.end();
+        let mut ran = group.end();
         if SeededBug::AnswersBeforeLog.is_on() {
-            std::mem::take(&mut executed).into_iter().for_each(Executed::send);
+            let mut post = Post::default();
+            std::mem::take(&mut ran.executed).into_iter().for_each(|job| job.send(&mut post));
         }
-        let access_changes = shared.access_changes();
-        let outcome = self.commit(&overlay);
-        if self.log.is_broken() {
-            shared.stop_writes(Stopped::LogFailed);
-        }
-        shared.metrics.writer_commands.fetch_add(commands as u64, Relaxed);
-        if shared.access_changes() != access_changes {
-            shared.clients.wake_all();
-        }
+        shared.metrics.writer_commands.fetch_add(ran.commands as u64, Relaxed);
         // Who has an answer is no longer counted as waiting.
         self.count_waiters();
-        match outcome {
-            Ok(()) => executed.into_iter().for_each(Executed::send),
-            Err(refusal) => {
-                shared.metrics.writes_refused.fetch_add(commands as u64, Relaxed);
-                let text = refusal.text();
-                executed.into_iter().for_each(|job| job.refuse(&text));
-                // What they did not find may be there, since what took it did not happen.
-                let spaces = shared.database.spaces();
-                self.waiters.move_to(|selected| spaces.space(selected));
-                began_to_wait.into_iter().for_each(|ticket| self.waiters.look_again(ticket));
-            }
+        self.commit(ran);
+    }
+
+    /// Forgets what readers see by now, and what nobody will ever see.
+    fn drop_layers(&mut self) {
+        let is_careless = SeededBug::ForgetsLayers.is_on();
+        let settled = if is_careless { u64::MAX } else { self.committer.settled() };
+        while self.layers.front().is_some_and(|layer| layer.sequence() <= settled) {
+            self.layers.pop_front();
+        }
+        if self.log.is_broken() && !self.knows_of_break {
+            self.knows_of_break = true;
+            self.layers.clear();
+            // What they did not find may be there, since what took it did not happen.
+            self.move_waiters();
+            self.waiters.everything_changed();
         }
     }
 
-    fn commit(&mut self, overlay: &Overlay<'_>) -> Result<(), Refusal> {
+    fn move_waiters(&mut self) {
+        let spaces = self.shared.database.spaces();
+        self.waiters.move_to(|selected| spaces.space(selected));
+    }
+
+    /// Writes a group to the log, and sends it on its way.
+    fn commit(&mut self, ran: Ran<'_>) {
+        let Ran { overlay, executed, commands, began_to_wait, durability } = ran;
         if overlay.is_empty() {
-            return Ok(());
+            return self
+                .send(Landing { change: None, executed, commands, landed: None }, durability);
         }
-        let shared = self.shared.clone();
-        let metrics = &shared.metrics;
         let record = overlay.encode();
         if SeededBug::AppliesBeforeLog.is_on() {
-            _ = self.apply(self.log.next(), &record);
+            _ = self.shared.database.apply(self.log.next(), &record);
         }
-        let started = Instant::now();
-        let sequence = self.write(&record).map_err(|error| {
-            tracing::error!(%error, "cannot write the log");
-            match error {
-                AppendError::NotWritten(error) => Refusal::NotWritten(error),
-                AppendError::Broken(_) => Refusal::Broken,
-                AppendError::Stopped => Refusal::LogStopped,
+        let (metrics, started) = (&self.shared.metrics, Instant::now());
+        let sequence = match self.log.append(&record) {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                tracing::error!(%error, "cannot write the log");
+                let refusal = match error {
+                    AppendError::NotWritten(error) => Refusal::NotWritten(error),
+                    AppendError::Broken(_) => Refusal::Broken,
+                    AppendError::Stopped => Refusal::LogStopped,
+                };
+                if self.log.is_broken() {
+                    self.shared.stop_writes(Stopped::LogFailed);
+                }
+                metrics.writes_refused.fetch_add(commands as u64, Relaxed);
+                refuse(executed, &refusal);
+                // What they did not find may be there, since what took it did not happen.
+                self.move_waiters();
+                return began_to_wait
+                    .into_iter()
+                    .for_each(|ticket| self.waiters.look_again(ticket));
             }
-        })?;
-        self.shared.latencies.took(&self.shared.live, Event::LogSync, started.elapsed());
+        };
         metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         metrics.log_bytes.fetch_add(record.len() as u64, Relaxed);
         metrics.groups.fetch_add(1, Relaxed);
-        if self.apply(sequence, &record).is_err() {
-            let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
-            let cleared = overlay.cleared().to_vec();
-            self.unapplied = Some(Unapplied { sequence, record, changed, cleared });
-            self.shared.set_behind(true);
-            return Err(Refusal::NotApplied);
+        let has_moved = overlay.has_moved();
+        let layer = Arc::new(overlay.into_layer());
+        self.layers.push_back(layer.clone());
+        let change = Some(GroupChange { sequence, record, layer, durability });
+        let (landed, is_over) = sync_channel(1);
+        let landed = has_moved.then_some(landed);
+        self.send(Landing { change, executed, commands, landed }, durability);
+        if has_moved {
+            // Where databases are is looked up in one place, so nobody may run before it is known there.
+            _ = is_over.recv();
         }
-        self.shared.watches.mark(overlay.changed_keys(), overlay.cleared());
         match self.log.rotate() {
             Ok(false) => {}
             Ok(true) => _ = self.checkpoint.try_send(()),
             Err(error) => tracing::error!(%error, "cannot start a log segment; the last one grows"),
         }
-        Ok(())
     }
 
-    /// Writes a record as durably as was promised.
-    fn write(&mut self, record: &[u8]) -> Result<u64, AppendError> {
-        let sequence = self.log.append(record)?;
-        if self.shared.config.durability == Durability::Always {
-            self.log.sync()?;
+    /// Lands a group here when it has nothing to wait for.
+    fn send(&self, landing: Landing, durability: Durability) {
+        if self.committer.is_idle()
+            && (durability != Durability::Always || landing.change.is_none())
+        {
+            return self.committer.land(vec![landing]);
         }
-        Ok(sequence)
+        self.committer.takes_off();
+        // Without that thread nobody is answered any more: those who wait are told when this is dropped.
+        _ = self.landings.send(landing);
     }
 
-    fn apply_unapplied(&mut self) -> Result<(), StoreError> {
-        let Some(late) = &self.unapplied else { return Ok(()) };
-        self.apply(late.sequence, &late.record)?;
-        self.shared.watches.mark(late.changed.iter().map(Vec::as_slice), &late.cleared);
-        self.unapplied = None;
-        self.shared.set_behind(false);
-        Ok(())
-    }
-
-    fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), StoreError> {
-        let started = Instant::now();
-        self.shared.database.apply(sequence, record).inspect_err(|error| {
-            tracing::error!(%error, sequence, "cannot apply a group to the database");
-        })?;
-        self.shared.latencies.took(&self.shared.live, Event::DbApply, started.elapsed());
-        let micros = started.elapsed().as_micros() as u64;
-        self.shared.metrics.apply_micros.fetch_add(micros, Relaxed);
-        Ok(())
-    }
-
-    /// Refuses a job that is not run, and those who should be looked at and cannot be.
-    fn refuse(&mut self, job: Option<Job>, refusal: &Refusal) {
-        let text = refusal.text();
+    /// Refuses all that is not run, and those who should be looked at and cannot be.
+    fn refuse_all(&mut self, refusal: &Refusal) {
+        let mut refused = Vec::new();
         while let Some(key) = self.waiters.next_ready() {
             while let Some(ticket) = self.waiters.next_at(&key, 0) {
                 let waiter = self.waiters.remove(ticket).expect("it waits at the key");
-                Executed::waiter(waiter, Reply::default()).refuse(&text);
+                refused.push(Executed::waiter(waiter, Reply::default()));
             }
         }
-        if let Some(job) = job {
+        for job in self.waiting.drain(..) {
             let answers = job.work.answers();
             if let Work::Forget { client } = job.work {
                 self.waiters.remove_client(client);
             }
             self.shared.metrics.writes_refused.fetch_add(answers as u64, Relaxed);
-            Executed::new(job.answer, Reply::new(job.protocol), answers).refuse(&text);
+            refused.push(Executed::new(job.caller, Reply::new(job.protocol), answers));
         }
+        refuse(refused, refusal);
         self.count_waiters();
     }
 }
 
-enum Received {
-    Job(Job),
-    TimeIsUp,
-    Closed,
-}
-
-/// Waits for a job, until `end`.
-fn receive(jobs: &mut mpsc::Receiver<Job>, end: Option<Instant>) -> Received {
-    let Some(end) = end else {
-        return jobs.blocking_recv().map_or(Received::Closed, Received::Job);
-    };
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        if let Poll::Ready(job) = jobs.poll_recv(&mut context) {
-            return job.map_or(Received::Closed, Received::Job);
-        }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Received::TimeIsUp;
-        }
-        std::thread::park_timeout(left);
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
+fn refuse(executed: Vec<Executed>, refusal: &Refusal) {
+    let (text, mut post) = (refusal.text(), Post::default());
+    executed.into_iter().for_each(|job| job.refuse(&text, &mut post));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::admin::health;
+    use crate::clients::{Addresses, Client};
     use crate::command::table::Access;
     use crate::command::{catalogue, table};
     use crate::config::Config;
+    use crate::inbox::{Inbox, Letter};
+    use crate::session::Outcome;
+    use crate::store::commit::GROUPS_MAX;
     use crate::store::database::Database;
     use crate::users::Users;
+    use mio::{Events, Poll};
     use std::path::{Path, PathBuf};
+    use std::sync::mpsc::{Sender, channel};
 
     struct TempDir(PathBuf);
 
@@ -412,21 +417,79 @@ mod tests {
         }
     }
 
-    /// A writer over an empty directory, and the queue it takes jobs from.
-    fn writer(dir: &Path) -> (Writer, mpsc::Sender<Job>) {
+    /// A writer over an empty directory, with the committer's thread, and a connection that asks it.
+    struct Rig {
+        writer: Writer,
+        jobs: Sender<Vec<Job>>,
+        poll: Poll,
+        inbox: Arc<Inbox>,
+    }
+
+    fn rig(dir: &Path) -> Rig {
         std::fs::create_dir_all(dir).expect("a directory");
         let database = Database::open(&dir.join("rocksdb"), 1 << 20, 1 << 20).expect("a database");
         let log =
             Log::open::<super::super::log::OpenError>(&dir.join("log"), 0, 1 << 20, |_, _| Ok(()));
-        let (queue, jobs) = mpsc::channel(16);
-        let (checkpoint, _) = std::sync::mpsc::sync_channel(1);
+        let log = log.expect("a log").0;
+        let (jobs, queue) = channel();
+        let (checkpoint, _) = sync_channel(1);
+        let (landings, landing) = sync_channel(GROUPS_MAX);
         let users = Users::new("", &[], Path::new("")).expect("no users");
         let shared = Arc::new(Shared::new(Config::default(), database, users));
-        let log = log.expect("a log").0;
-        (
-            Writer { shared, log, jobs, checkpoint, unapplied: None, waiters: Waiters::default() },
-            queue,
-        )
+        let committer = Arc::new(Committer::new(shared.clone(), log.syncer()));
+        let run = committer.clone();
+        std::thread::spawn(move || run.run(&landing));
+        let writer = Writer::new(shared, log, queue, checkpoint, (committer, landings));
+        let poll = Poll::new().expect("a poll");
+        let inbox = Arc::new(Inbox::new(&poll).expect("an inbox"));
+        Rig { writer, jobs, poll, inbox }
+    }
+
+    impl Rig {
+        fn client(&self) -> Arc<Client> {
+            self.writer.shared.connect(Addresses::default(), self.inbox.clone())
+        }
+
+        fn job(&self, work: Work) -> Job {
+            Job { work, protocol: Protocol::Resp2, caller: Caller::new(self.client()) }
+        }
+
+        /// Lets the writer run these together.
+        fn group(&mut self, jobs: Vec<Job>) {
+            self.jobs.send(jobs).expect("the writer is there");
+            self.writer.group();
+        }
+
+        fn answer(&mut self) -> Answer {
+            match outcome(&mut self.poll, &self.inbox) {
+                Outcome::Answered(answer) => answer,
+                _ => panic!("every job is answered"),
+            }
+        }
+
+        fn run(&mut self, words: &[&str]) -> String {
+            let job = self.job(Work::Pipeline(vec![queued(words)]));
+            self.group(vec![job]);
+            String::from_utf8(self.answer().bytes).expect("text")
+        }
+    }
+
+    /// What the next one who is answered is told.
+    fn outcome(poll: &mut Poll, inbox: &Inbox) -> Outcome {
+        let mut letters = Vec::new();
+        let mut events = Events::with_capacity(1);
+        while letters.is_empty() {
+            if inbox.may_sleep() {
+                poll.poll(&mut events, None).expect("it waits");
+            }
+            inbox.woke();
+            inbox.take(&mut letters);
+        }
+        assert_eq!(letters.len(), 1, "one was asked");
+        match letters.remove(0) {
+            Letter::Answered(_, outcome) => outcome,
+            _ => panic!("no answer"),
+        }
     }
 
     fn queued(words: &[&str]) -> Queued {
@@ -436,34 +499,22 @@ mod tests {
         Queued { command, facts, args, selected: Selected::default() }
     }
 
-    fn job(commands: Vec<Queued>) -> (Job, oneshot::Receiver<Answer>) {
-        let (answer, answered) = oneshot::channel();
-        (Job { work: Work::Pipeline(commands), protocol: Protocol::Resp2, answer }, answered)
-    }
-
-    fn run(writer: &mut Writer, words: &[&str]) -> String {
-        let (job, answered) = job(vec![queued(words)]);
-        writer.group(Some(job));
-        let answer = answered.blocking_recv().expect("every job is answered");
-        String::from_utf8(answer.bytes).expect("text")
-    }
-
     #[test]
     fn a_failed_sync_stops_all_writes_and_shows() {
         let dir = TempDir::new("sync");
-        let (mut writer, _queue) = writer(&dir.0);
-        let shared = writer.shared.clone();
-        assert_eq!(run(&mut writer, &["SET", "a", "1"]), "+OK\r\n");
+        let mut rig = rig(&dir.0);
+        let shared = rig.writer.shared.clone();
+        assert_eq!(rig.run(&["SET", "a", "1"]), "+OK\r\n");
         assert_eq!(health(&shared), ("200 OK", "ok\n".into()));
-        writer.log.fail_syncs();
+        rig.writer.log.fail_syncs();
         // Only the group that was being written is open; those after it are not run at all.
-        let open = run(&mut writer, &["SET", "a", "2"]);
+        let open = rig.run(&["SET", "a", "2"]);
         assert!(open.starts_with(&format!("-{OUTCOME_OPEN} the write log failed")), "{open}");
         for _ in 0..2 {
-            let refused = run(&mut writer, &["SET", "a", "3"]);
+            let refused = rig.run(&["SET", "a", "3"]);
             assert!(refused.starts_with("-READONLY nothing was written"), "{refused}");
         }
-        assert_eq!(run(&mut writer, &["GET", "a"]), "$1\r\n1\r\n");
+        assert_eq!(rig.run(&["GET", "a"]), "$1\r\n1\r\n");
         let (status, why) = health(&shared);
         assert_eq!(status, "503 Service Unavailable");
         assert!(why.contains("failed to sync"), "{why}");
@@ -474,39 +525,79 @@ mod tests {
     #[test]
     fn a_failed_group_leaves_nobody_waiting() {
         let dir = TempDir::new("wait");
-        let (mut writer, queue) = writer(&dir.0);
-        assert_eq!(run(&mut writer, &["RPUSH", "k", "1"]), ":1\r\n");
-        writer.log.fail_syncs();
-        let (taking, taken) = job(vec![queued(&["LPOP", "k"])]);
-        let (answer, mut answered) = oneshot::channel();
-        let command = queued(&["BLPOP", "k", "0"]);
-        let work = Work::Waiting { client: 1, command };
-        let waiting = Job { work, protocol: Protocol::Resp2, answer };
-        queue.blocking_send(waiting).map_err(|_| "full").expect("the queue is open");
-        writer.group(Some(taking));
-        let open = taken.blocking_recv().expect("every job is answered").bytes;
+        let mut rig = rig(&dir.0);
+        assert_eq!(rig.run(&["RPUSH", "k", "1"]), ":1\r\n");
+        rig.writer.log.fail_syncs();
+        let taking = rig.job(Work::Pipeline(vec![queued(&["LPOP", "k"])]));
+        let waiting = rig.job(Work::Waiting { client: 1, command: queued(&["BLPOP", "k", "0"]) });
+        rig.group(vec![taking, waiting]);
+        let open = rig.answer().bytes;
         assert!(open.starts_with(format!("-{OUTCOME_OPEN}").as_bytes()));
-        assert!(answered.try_recv().is_err() && writer.waiters.has_ready());
-        writer.group(None);
-        let refused = answered.try_recv().expect("it is answered").bytes;
+        assert_eq!(rig.writer.waiters.len(), 1);
+        rig.writer.group();
+        let refused = rig.answer().bytes;
         assert!(refused.starts_with(b"-READONLY nothing was written"));
-        assert!(writer.waiters.is_empty() && !writer.waiters.has_ready());
-        assert_eq!(run(&mut writer, &["LRANGE", "k", "0", "-1"]), "*1\r\n$1\r\n1\r\n");
+        assert!(rig.writer.waiters.is_empty() && !rig.writer.waiters.has_ready());
+        assert_eq!(rig.run(&["LRANGE", "k", "0", "-1"]), "*1\r\n$1\r\n1\r\n");
+    }
+
+    /// Groups see those before them that are not in the database yet, whatever they did there.
+    #[test]
+    fn a_group_sees_what_is_on_its_way() {
+        let dir = TempDir::new("layers");
+        let mut rig = rig(&dir.0);
+        assert_eq!(rig.run(&["RPUSH", "l", "1", "2", "3", "4"]), ":4\r\n");
+        assert_eq!(rig.run(&["HSET", "h", "a", "1", "c", "3"]), ":2\r\n");
+        let steps: [&[&[&str]]; 4] = [
+            &[&["LPOP", "l"], &["HSET", "h", "b", "2", "d", "4"], &["SET", "s", "1"]],
+            &[&["LPOP", "l"], &["HDEL", "h", "c"], &["INCR", "s"]],
+            &[&["RPUSH", "l", "5"], &["INCR", "s"], &["LRANGE", "l", "0", "-1"], &["HKEYS", "h"]],
+            &[&["FLUSHALL"], &["SET", "new", "1"], &["KEYS", "*"], &["EXISTS", "l", "h", "s"]],
+        ];
+        // The committer can apply nothing meanwhile.
+        let committer = rig.writer.committer.clone();
+        let held = committer.hold();
+        for step in steps {
+            let commands = step.iter().map(|words| queued(words)).collect();
+            let job = rig.job(Work::Pipeline(commands));
+            rig.group(vec![job]);
+        }
+        assert_eq!(rig.writer.layers.len(), 4, "none is in the database");
+        drop(held);
+        let mut answers = Vec::new();
+        while answers.len() < steps.len() {
+            let mut letters = Vec::new();
+            rig.inbox.take(&mut letters);
+            for letter in letters {
+                match letter {
+                    Letter::Answered(_, Outcome::Answered(answer)) => answers.push(answer.bytes),
+                    _ => panic!("no answer"),
+                }
+            }
+            std::thread::yield_now();
+        }
+        let text = |at: usize| String::from_utf8_lossy(&answers[at]).replace("\r\n", " ");
+        assert_eq!(text(0), "$1 1 :2 +OK ");
+        assert_eq!(text(1), "$1 2 :1 :2 ");
+        assert_eq!(text(2), ":3 :3 *3 $1 3 $1 4 $1 5 *3 $1 d $1 a $1 b ");
+        assert_eq!(text(3), "+OK +OK *1 $3 new :0 ");
+        assert_eq!(rig.run(&["GET", "new"]), "$1\r\n1\r\n");
+        assert!(rig.writer.layers.is_empty());
     }
 
     /// What one pipeline may change together is bounded by the group, whatever its commands amount to.
     #[test]
     fn a_pipeline_that_fills_its_group_goes_on_in_the_next() {
         let dir = TempDir::new("group");
-        let (mut writer, _queue) = writer(&dir.0);
+        let mut rig = rig(&dir.0);
         let value = "v".repeat(512 * 1024);
-        assert_eq!(run(&mut writer, &["SET", "a", &value]), "+OK\r\n");
+        assert_eq!(rig.run(&["SET", "a", &value]), "+OK\r\n");
         let mut commands: Vec<Queued> = (0..40).map(|_| queued(&["EXPIRE", "a", "100"])).collect();
         let mut ran = Vec::new();
         while !commands.is_empty() {
-            let (job, answered) = job(commands);
-            writer.group(Some(job));
-            let answer = answered.blocking_recv().expect("every job is answered");
+            let job = rig.job(Work::Pipeline(commands));
+            rig.group(vec![job]);
+            let answer = rig.answer();
             ran.push(answer.bytes.len() / ":1\r\n".len());
             commands = answer.rest;
         }
@@ -522,18 +613,19 @@ mod tests {
             access: Access::Write(|_, _| panic!("this test wants it")),
         };
         let dir = TempDir::new("panic");
-        let (writer, queue) = writer(&dir.0);
-        let shared = writer.shared.clone();
-        let (job, answered) = job(vec![Queued {
+        let rig = rig(&dir.0);
+        let shared = rig.writer.shared.clone();
+        let job = rig.job(Work::Pipeline(vec![Queued {
             command: &PANIC,
             facts: &catalogue::all()[0],
             args: vec![],
             selected: Selected::default(),
-        }]);
-        queue.blocking_send(job).map_err(|_| "full").expect("the queue is open");
+        }]));
+        let Rig { writer, jobs, mut poll, inbox } = rig;
+        jobs.send(vec![job]).expect("the writer is there");
         let thread = std::thread::spawn(move || writer.run());
         thread.join().expect_err("it panicked");
-        assert!(answered.blocking_recv().is_err(), "nobody knows");
+        assert!(matches!(outcome(&mut poll, &inbox), Outcome::Lost), "nobody knows");
         let (status, why) = health(&shared);
         assert_eq!(status, "503 Service Unavailable");
         assert!(why.contains("panicked"), "{why}");

@@ -237,7 +237,7 @@ fn make(overlay: &mut Overlay<'_>, changes: &[Change]) {
 
 /// Everything that can be seen of a group.
 fn seen(overlay: &Overlay<'_>) -> (Vec<u8>, BTreeSet<Vec<u8>>, Selected, u32, usize) {
-    let changed = overlay.changed_keys().map(<[u8]>::to_vec).collect();
+    let changed = overlay.own().changed_keys().map(<[u8]>::to_vec).collect();
     let space = overlay.space_of(overlay.selected());
     (overlay.encode(), changed, overlay.selected(), space, overlay.bytes())
 }

@@ -1,0 +1,220 @@
+//! What becomes of a group after it ran: on the disk, in the database, answered.
+//!
+//! ```text
+//! writer: run ─▶ write to the log ─▶ run the next …
+//!                     └──▶ this thread: sync ─▶ apply to RocksDB ─▶ mark watched keys ─▶ answer
+//! ```
+//!
+//! A thread of its own, so that the writer runs the next groups while this one is being synced; those that
+//! have come meanwhile share the next sync. They are answered in order, so a group that wants no sync waits
+//! for those before it. When there are none, the writer does this part itself ([`Committer::is_idle`]).
+//!
+//! What this thread has not applied yet, the writer keeps as [`Layer`](super::overlay::Layer)s over the
+//! database; `settled` says up to which group they are there for readers too.
+//!
+//! A group that is durable but that RocksDB refuses (a full disk: its memtables cannot be flushed) is
+//! kept, and those that came after it too. Their clients are told that its outcome is open
+//! ([`OUTCOME_OPEN`](crate::command::error::OUTCOME_OPEN)); the writer runs nothing until they are applied.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::database::StoreError;
+use super::group::Executed;
+use super::log::{AppendError, Syncer};
+use super::overlay::Layer;
+use super::writer::Refusal;
+use crate::config::Durability;
+use crate::inbox::Post;
+use crate::latency::Event;
+use crate::shared::{Shared, Stopped};
+
+/// Groups between the writer and the disk. A writer that is further ahead waits, and its next group grows.
+pub const GROUPS_MAX: usize = 8;
+
+/// How often the log is synced for those who do not wait for it.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A group that ran, and is in the log if it changed anything.
+pub struct Landing {
+    pub change: Option<GroupChange>,
+    pub executed: Vec<Executed>,
+    pub commands: usize,
+    /// Told when this is over, by being dropped.
+    pub landed: Option<SyncSender<()>>,
+}
+
+pub struct GroupChange {
+    pub sequence: u64,
+    pub record: Vec<u8>,
+    pub layer: Arc<Layer>,
+    pub durability: Durability,
+}
+
+impl Landing {
+    fn refuse(&mut self, shared: &Shared, refusal: &Refusal, post: &mut Post) {
+        let executed = std::mem::take(&mut self.executed);
+        if !executed.is_empty() {
+            shared.metrics.writes_refused.fetch_add(self.commands as u64, Relaxed);
+        }
+        let text = refusal.text();
+        executed.into_iter().for_each(|job| job.refuse(&text, post));
+    }
+
+    fn answer(&mut self, post: &mut Post) {
+        std::mem::take(&mut self.executed).into_iter().for_each(|job| job.send(post));
+    }
+}
+
+pub struct Committer {
+    shared: Arc<Shared>,
+    syncer: Syncer,
+    /// The last group that readers see.
+    settled: AtomicU64,
+    /// Groups that were given to the thread and are not settled.
+    in_flight: AtomicUsize,
+    /// Something was written that should be synced within a second.
+    is_due: AtomicBool,
+    /// In the log, and refused by RocksDB so far. Their keys have not been counted as changed, since
+    /// readers do not see it.
+    unapplied: Mutex<VecDeque<Landing>>,
+}
+
+impl Committer {
+    pub fn new(shared: Arc<Shared>, syncer: Syncer) -> Committer {
+        Committer {
+            shared,
+            syncer,
+            settled: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            is_due: AtomicBool::new(false),
+            unapplied: Mutex::default(),
+        }
+    }
+
+    pub fn settled(&self) -> u64 {
+        self.settled.load(SeqCst)
+    }
+
+    /// Whether nothing is on its way, so that the writer may land a group itself.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.load(SeqCst) == 0
+    }
+
+    /// The writer is about to give the thread a group.
+    pub fn takes_off(&self) {
+        self.in_flight.fetch_add(1, SeqCst);
+    }
+
+    /// Runs until the writer is gone, and syncs what nobody was promised.
+    pub fn run(&self, landings: &Receiver<Landing>) {
+        let mut due_since = Instant::now();
+        loop {
+            match landings.recv_timeout(EVERY) {
+                Ok(first) => {
+                    let landings: Vec<Landing> =
+                        std::iter::once(first).chain(landings.try_iter()).collect();
+                    let count = landings.len();
+                    self.land(landings);
+                    self.in_flight.fetch_sub(count, SeqCst);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if due_since.elapsed() >= EVERY {
+                due_since = Instant::now();
+                if self.is_due.swap(false, SeqCst) {
+                    _ = self.sync();
+                }
+            }
+        }
+        if let Err(error) = self.syncer.sync() {
+            tracing::error!(%error, "cannot sync the log");
+        }
+    }
+
+    /// Makes groups durable as they want it, applies them and answers.
+    pub fn land(&self, mut landings: Vec<Landing>) {
+        let mut post = Post::default();
+        let changes = landings.iter().filter_map(|landing| landing.change.as_ref());
+        let wanted = changes.map(|change| change.durability).min();
+        let synced = match wanted {
+            Some(Durability::Always) => self.sync(),
+            Some(Durability::EverySec) => {
+                self.is_due.store(true, SeqCst);
+                Ok(())
+            }
+            Some(Durability::None) | None => Ok(()),
+        };
+        if synced.is_err() {
+            for landing in &mut landings {
+                landing.refuse(&self.shared, &Refusal::Broken, &mut post);
+            }
+            return;
+        }
+        let mut unapplied = self.unapplied.lock().expect("a panic here ends the process' writes");
+        unapplied.extend(landings);
+        _ = self.apply(&mut unapplied, &mut post);
+    }
+
+    /// Tries again to apply what RocksDB has refused.
+    pub fn retry(&self) -> Result<(), StoreError> {
+        let mut unapplied = self.unapplied.lock().expect("a panic here ends the process' writes");
+        self.apply(&mut unapplied, &mut Post::default())
+    }
+
+    /// Keeps everything from being applied.
+    #[cfg(test)]
+    pub fn hold(&self) -> impl Drop {
+        self.unapplied.lock().expect("a panic here ends the process' writes")
+    }
+
+    fn sync(&self) -> Result<(), AppendError> {
+        let (shared, started) = (&self.shared, Instant::now());
+        self.syncer.sync().inspect_err(|error| {
+            tracing::error!(%error, "cannot sync the write log");
+            shared.stop_writes(Stopped::LogFailed);
+        })?;
+        shared.latencies.took(&shared.live, Event::LogSync, started.elapsed());
+        shared.metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
+        Ok(())
+    }
+
+    fn apply(&self, landings: &mut VecDeque<Landing>, post: &mut Post) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        while let Some(landing) = landings.front_mut() {
+            if let Some(change) = &landing.change
+                && let Err(error) = self.apply_one(change)
+            {
+                tracing::error!(%error, change.sequence, "cannot apply a group to the database");
+                shared.set_behind(true);
+                for landing in landings.iter_mut() {
+                    landing.refuse(shared, &Refusal::NotApplied, post);
+                }
+                landings.retain(|landing| landing.change.is_some());
+                return Err(error);
+            }
+            landing.answer(post);
+            landings.pop_front();
+        }
+        shared.set_behind(false);
+        Ok(())
+    }
+
+    fn apply_one(&self, change: &GroupChange) -> Result<(), StoreError> {
+        let (shared, started) = (&self.shared, Instant::now());
+        let access_changes = shared.access_changes();
+        shared.database.apply(change.sequence, &change.record)?;
+        shared.watches.mark(change.layer.changed_keys(), change.layer.cleared());
+        self.settled.store(change.sequence, SeqCst);
+        if shared.access_changes() != access_changes {
+            shared.clients.wake_all();
+        }
+        shared.latencies.took(&shared.live, Event::DbApply, started.elapsed());
+        shared.metrics.apply_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
+        Ok(())
+    }
+}
