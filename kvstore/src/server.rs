@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Durability};
 use crate::inbox::Inbox;
 use crate::metrics::Snapshot;
 use crate::network::{Common, Listeners, Network, STOP_GRACE};
@@ -267,6 +267,8 @@ fn start_writing(
     jobs: Receiver<Vec<Job>>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let cleaner = log.cleaner();
+    // Whoever does not wait for syncs has nothing of it.
+    let spare = (shared.config.durability == Durability::Always).then(|| log.spare());
     let (checkpoint, wanted) = mpsc::sync_channel(1);
     let (landings, landing) = mpsc::sync_channel(GROUPS_MAX);
     let committer = Arc::new(Committer::new(shared.clone(), log.syncer()));
@@ -280,7 +282,8 @@ fn start_writing(
         })?,
         named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
         named("hawser-kv-commit").spawn(move || committer.run(&landing))?,
-        named("hawser-kv-flush").spawn(move || checkpoint::run(flushing, cleaner, wanted))?,
+        named("hawser-kv-flush")
+            .spawn(move || checkpoint::run(flushing, (cleaner, spare), wanted))?,
     ])
 }
 

@@ -10,24 +10,39 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::log::Cleaner;
+use super::log::{Cleaner, Spare};
 use super::seeded::SeededBug;
 use crate::shared::Shared;
+
+/// What the writer wakes this thread for. A spare segment is made, if there is none, in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Flush,
+    Spare,
+}
 
 const RETRY: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Runs until the other end of `wanted` is gone, and once more then.
-pub fn run(shared: Arc<Shared>, cleaner: Cleaner, wanted: Receiver<()>) {
+pub fn run(
+    shared: Arc<Shared>,
+    (cleaner, spare): (Cleaner, Option<Spare>),
+    wanted: Receiver<Wanted>,
+) {
     let mut again = false;
     loop {
         match wanted.recv_timeout(if again { RETRY } else { IDLE }) {
-            Ok(()) => again = !checkpoint(&shared, &cleaner),
+            Ok(Wanted::Flush) => again = !checkpoint(&shared, &cleaner),
+            Ok(Wanted::Spare) => {}
             Err(RecvTimeoutError::Timeout) => again = again && !checkpoint(&shared, &cleaner),
             Err(RecvTimeoutError::Disconnected) => {
                 checkpoint(&shared, &cleaner);
                 return;
             }
+        }
+        if let Some(Err(error)) = spare.as_ref().map(Spare::prepare) {
+            tracing::warn!(%error, "cannot make room for the write log; its syncs take longer");
         }
     }
 }

@@ -19,6 +19,10 @@
 //! way; it holds nothing, and opening removes it. And where not everything is synced, a power cut may
 //! leave the database with more than the log: then the log goes on after what the database has.
 //!
+//! A segment may have been made beforehand as a file of zeros ([`Spare`]): then a sync has only data to write,
+//! and no new size or blocks, which halves it on ext4. The zeros after the last record are its end, and are
+//! cut off before the next segment is made.
+//!
 //! A failed write is undone by cutting the segment back, and the log goes on when there is space
 //! again. A failed sync is not: the kernel may have dropped the pages and a second sync would claim
 //! success, so the log refuses everything until the process is started again and has read what is
@@ -28,7 +32,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -44,6 +49,8 @@ pub mod reader;
 const MAGIC: &[u8; 16] = b"hawserkv-log-v2\n";
 /// What the name of a segment that is being made ends with.
 const UNFINISHED: &str = ".log.tmp";
+const SPARE: &str = "spare.log.tmp";
+const SPARE_PIECE_BYTES: usize = 1 << 20;
 const RECORD_HEADER_BYTES: usize = 24;
 
 /// Larger than any group the writer makes; a length above it is damage.
@@ -90,8 +97,12 @@ pub struct Cut {
 pub struct Log {
     dir: Dir,
     shared: Arc<State>,
-    /// Bytes of whole records. Everything after is cut before the next write.
+    /// Bytes of whole records. What is after them was never answered, or is zeros.
     bytes: u64,
+    /// The active segment was a spare one.
+    has_room: bool,
+    /// A spare one was asked for.
+    has_asked: bool,
     segment_bytes_max: u64,
     next: u64,
 }
@@ -109,6 +120,8 @@ struct State {
     broken: AtomicBool,
     /// What each reader reads next.
     pins: Mutex<BTreeMap<u64, u64>>,
+    /// A file of zeros, for the next segment.
+    spare: Mutex<Option<File>>,
 }
 
 impl State {
@@ -195,7 +208,7 @@ impl Log {
         // sequence the database has seen.
         let next = next.max(applied + 1);
         let made = Dir::open(dir).and_then(|dir| {
-            let file = dir.create_segment(next)?;
+            let file = dir.create_segment(next, None)?;
             dir.handle.sync_all()?;
             Ok((dir, file))
         });
@@ -207,9 +220,19 @@ impl Log {
             synced: AtomicU64::new(next - 1),
             broken: AtomicBool::new(false),
             pins: Mutex::default(),
+            spare: Mutex::default(),
         };
         let (bytes, shared) = (MAGIC.len() as u64, Arc::new(shared));
-        Ok((Log { dir, shared, bytes, segment_bytes_max, next }, cut))
+        Ok((
+            Log { dir, shared, bytes, has_room: false, has_asked: false, segment_bytes_max, next },
+            cut,
+        ))
+    }
+
+    /// What makes room for the segment after this one.
+    pub fn spare(&self) -> Spare {
+        let (path, bytes) = (self.dir.path.join(SPARE), self.segment_bytes_max);
+        Spare { path, bytes, shared: self.shared.clone() }
     }
 
     /// What deletes old segments while this writes new ones.
@@ -244,7 +267,7 @@ impl Log {
         }
         let sequence = self.next;
         let record = encode(sequence, self.shared.synced.load(SeqCst), payload);
-        if let Err(error) = (&*self.shared.file()).write_all(&record)
+        if let Err(error) = self.shared.file().write_all_at(&record, self.bytes)
             && !SeededBug::IgnoresWriteError.is_on()
         {
             return Err(self.undo(error));
@@ -260,15 +283,25 @@ impl Log {
         self.shared.sync()
     }
 
-    /// Starts a new segment when the current one is full. Returns whether it did. After an error the
-    /// current one goes on, unless nobody knows whether a crash would leave the new one.
+    /// Starts a new segment when the current one is full, or when it is the first one and there is a spare
+    /// one by now. Returns whether it did. After an error the current one goes on, unless nobody knows
+    /// whether a crash would leave the new one.
     pub fn rotate(&mut self) -> io::Result<bool> {
-        if self.bytes < self.segment_bytes_max {
+        let mut spare = self.shared.spare.lock().expect("nothing panics under it");
+        if self.bytes < self.segment_bytes_max && (self.has_room || spare.is_none()) {
             return Ok(false);
         }
-        self.sync().map_err(io::Error::other)?;
-        let file = self.dir.create_segment(self.next)?;
-        self.bytes = MAGIC.len() as u64;
+        self.shared.sync().map_err(io::Error::other)?;
+        if self.has_room {
+            // Whoever reads a segment that is not the last one finds its end where the file ends.
+            let file = self.shared.file();
+            file.set_len(self.bytes)?;
+            file.sync_all()?;
+        }
+        let has_room = spare.is_some();
+        let file = self.dir.create_segment(self.next, spare.take())?;
+        drop(spare);
+        (self.bytes, self.has_room) = (MAGIC.len() as u64, has_room);
         *self.shared.file.lock().expect("nothing panics under it") = Arc::new(file);
         self.shared.active.store(self.next, SeqCst);
         let broken = &self.shared.broken;
@@ -278,11 +311,18 @@ impl Log {
         Ok(true)
     }
 
+    /// Whether it is time to make room for the next segment. Said once.
+    pub fn wants_spare(&mut self) -> bool {
+        let is_time = !self.has_room && !self.has_asked && self.bytes > self.segment_bytes_max / 64;
+        self.has_asked |= is_time;
+        is_time
+    }
+
     fn undo(&mut self, error: io::Error) -> AppendError {
         if SeededBug::ForgetsToCut.is_on() {
             return AppendError::NotWritten(error);
         }
-        // Opened for appending: the next write goes to the end the file then has.
+        self.has_room = false;
         match self.shared.file().set_len(self.bytes) {
             Ok(()) => AppendError::NotWritten(error),
             Err(_) => {
@@ -305,23 +345,62 @@ impl Dir {
     }
 
     /// Makes a segment whose name is not durable yet. After an error there is none.
-    fn create_segment(&self, first: u64) -> io::Result<File> {
+    fn create_segment(&self, first: u64, spare: Option<File>) -> io::Result<File> {
         let path = self.path.join(format!("{first:020}.log"));
-        let unfinished = self.path.join(format!("{first:020}{UNFINISHED}"));
+        let unfinished = match spare {
+            Some(_) => self.path.join(SPARE),
+            None => self.path.join(format!("{first:020}{UNFINISHED}")),
+        };
         // A segment of this name can only be one without a whole record in it.
-        let made = write_segment(&unfinished)
+        let made = begin_segment(spare, &unfinished)
             .and_then(|file| fs::rename(&unfinished, &path).map(|()| file));
         // Whoever looks for segments ignores it, should it stay.
         made.inspect_err(|_| _ = fs::remove_file(&unfinished))
     }
 }
 
-fn write_segment(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-    file.set_len(0)?;
-    file.write_all(MAGIC)?;
+fn begin_segment(spare: Option<File>, path: &Path) -> io::Result<File> {
+    let file = match spare {
+        Some(spare) => spare,
+        None => OpenOptions::new().write(true).create(true).truncate(true).open(path)?,
+    };
+    file.write_all_at(MAGIC, 0)?;
     file.sync_all()?;
     Ok(file)
+}
+
+/// Makes a file of zeros that becomes the next segment.
+pub struct Spare {
+    path: PathBuf,
+    bytes: u64,
+    shared: Arc<State>,
+}
+
+impl Spare {
+    /// Makes one, unless there is one. It takes as long as writing a whole segment; after an error there
+    /// is none, and the next segment is made without.
+    pub fn prepare(&self) -> io::Result<()> {
+        if self.shared.spare.lock().expect("nothing panics under it").is_some() {
+            return Ok(());
+        }
+        let file = self.zeros().inspect_err(|_| _ = fs::remove_file(&self.path))?;
+        *self.shared.spare.lock().expect("nothing panics under it") = Some(file);
+        Ok(())
+    }
+
+    /// Written and synced in pieces, so that the log's own syncs get through between them.
+    fn zeros(&self) -> io::Result<File> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&self.path)?;
+        let zeros = vec![0; SPARE_PIECE_BYTES];
+        let mut offset = 0;
+        while offset < self.bytes {
+            file.write_all_at(&zeros, offset)?;
+            file.sync_data()?;
+            offset += zeros.len() as u64;
+        }
+        file.sync_all()?;
+        Ok(file)
+    }
 }
 
 /// Makes durable what another thread writes.
@@ -377,11 +456,28 @@ struct Segment {
 }
 
 impl Segment {
-    /// Whether there is nothing after its first line.
+    /// Whether there is nothing after its first line, or nothing but zeros.
     fn is_empty(&self) -> Result<bool, OpenError> {
-        let found = self.path.metadata().map_err(|error| io_error(&self.path, error))?;
-        Ok(found.len() <= MAGIC.len() as u64)
+        let mut header = [0; MAGIC.len() + RECORD_HEADER_BYTES];
+        let read = File::open(&self.path).and_then(|file| read_up_to(&file, &mut header));
+        let bytes = read.map_err(|error| io_error(&self.path, error))?;
+        Ok(header[..bytes].get(MAGIC.len()..).is_none_or(is_zeros))
     }
+}
+
+fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 fn segments(dir: &Path) -> Result<Vec<Segment>, OpenError> {
@@ -479,6 +575,10 @@ fn replay<E: From<OpenError>>(
     };
     while !rest.is_empty() {
         let offset = bytes.len() - rest.len();
+        if is_room(rest) && *next >= synced_below {
+            cut(path, &bytes, offset).map_err(|error| io_error(path, error))?;
+            return Ok(None);
+        }
         match decode(rest) {
             Ok((record, after)) if record.sequence == *next => {
                 if !(after.is_empty() && SeededBug::StopsReplayEarly.is_on()) {
@@ -497,6 +597,11 @@ fn replay<E: From<OpenError>>(
         }
     }
     Ok(None)
+}
+
+/// Whether this is room for records and nothing else. No record begins with a whole header of zeros.
+fn is_room(rest: &[u8]) -> bool {
+    is_zeros(&rest[..rest.len().min(RECORD_HEADER_BYTES)]) && is_zeros(rest)
 }
 
 /// Whether a whole record lies anywhere in `bytes` that says that `sequence` had been synced.

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::checkpoint::Wanted;
 use super::commit::{Committer, GroupChange, Landing};
 use super::group::{Executed, Group, Ran};
 use super::log::{AppendError, Log};
@@ -158,7 +159,7 @@ pub struct Writer {
     pub log: Log,
     jobs: Receiver<Vec<Job>>,
     /// Wakes the checkpoint thread. Full means that it is already woken.
-    checkpoint: SyncSender<()>,
+    checkpoint: SyncSender<Wanted>,
     committer: Arc<Committer>,
     /// To the committer's thread.
     landings: SyncSender<Landing>,
@@ -187,7 +188,7 @@ impl Writer {
         shared: Arc<Shared>,
         log: Log,
         jobs: Receiver<Vec<Job>>,
-        checkpoint: SyncSender<()>,
+        checkpoint: SyncSender<Wanted>,
         (committer, landings): (Arc<Committer>, SyncSender<Landing>),
     ) -> Writer {
         Writer {
@@ -340,8 +341,9 @@ impl Writer {
             _ = is_over.recv();
         }
         match self.log.rotate() {
+            Ok(false) if self.log.wants_spare() => _ = self.checkpoint.try_send(Wanted::Spare),
             Ok(false) => {}
-            Ok(true) => _ = self.checkpoint.try_send(()),
+            Ok(true) => _ = self.checkpoint.try_send(Wanted::Flush),
             Err(error) => tracing::error!(%error, "cannot start a log segment; the last one grows"),
         }
     }

@@ -283,15 +283,17 @@ impl Rig {
         }
     }
 
-    /// Damages a synced record of the write log. Nobody may start with it; the last record is left
-    /// alone, since damage there looks like a write that was not finished.
+    /// Damages a record of the write log that a later one knows to be synced. Nobody may start with it; the
+    /// last ones are left alone, since damage there looks like a write that was not finished.
     fn flip_a_bit(&mut self, random: &mut Random) -> Result<(), String> {
         let Some(path) = self.place.newest_segment() else { return Ok(()) };
-        let ends = record_ends(&path);
-        let [first, .., before_last, _] = ends[..] else { return Ok(()) };
-        let offset = first + random.below(before_last - first);
+        let end = known_as_synced(&path);
+        if end == FIRST_LINE_BYTES {
+            return Ok(());
+        }
+        let offset = FIRST_LINE_BYTES + random.below(end - FIRST_LINE_BYTES);
         let mask = 1 << random.below(8);
-        self.story.push(format!("bit flipped at {offset} of {before_last}"));
+        self.story.push(format!("bit flipped at {offset} of {end}"));
         flip(&path, offset, mask);
         match self.place.start() {
             Ok(_) => Err("a flipped bit in the write log went unnoticed".into()),
@@ -331,23 +333,26 @@ fn wait_a_moment(time: Duration) {
 const FIRST_LINE_BYTES: u64 = 16;
 const RECORD_HEADER_BYTES: u64 = 24;
 
-/// Where records end, the first line counted as one. What is not whole at the end is left out.
-fn record_ends(path: &Path) -> Vec<u64> {
+/// Where the last record ends that a later one says was synced; where the first line ends if none does.
+fn known_as_synced(path: &Path) -> u64 {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
     read.expect("the segment can be read");
-    let mut ends = vec![FIRST_LINE_BYTES];
-    loop {
-        let start = ends[ends.len() - 1];
-        let Some(length) = bytes.get(start as usize..start as usize + 4) else { return ends };
-        let length = u32::from_be_bytes(length.try_into().expect("four bytes"));
+    let (mut start, mut synced_max, mut records) = (FIRST_LINE_BYTES, 0, Vec::new());
+    while let Some(header) = bytes.get(start as usize..(start + RECORD_HEADER_BYTES) as usize) {
+        let length = u32::from_be_bytes(header[..4].try_into().expect("four bytes"));
         let end = start + RECORD_HEADER_BYTES + u64::from(length);
-        let Some(record) = bytes.get(start as usize..end as usize) else { return ends };
+        let Some(record) = bytes.get(start as usize..end as usize) else { break };
         if crc32c::crc32c(&record[8..]).to_be_bytes() != record[4..8] {
-            return ends;
+            break;
         }
-        ends.push(end);
+        let number = |at: usize| u64::from_be_bytes(record[at..at + 8].try_into().expect("eight"));
+        records.push((number(8), end));
+        synced_max = number(16).max(synced_max);
+        start = end;
     }
+    let known = records.iter().rev().find(|(sequence, _)| *sequence <= synced_max);
+    known.map_or(FIRST_LINE_BYTES, |(_, end)| *end)
 }
 
 fn flip(path: &Path, offset: u64, mask: u8) {

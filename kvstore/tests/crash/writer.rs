@@ -194,6 +194,8 @@ fn fate(answers: &[Answer]) -> Fate {
     match answers {
         [Answer::Error(error)] if error.starts_with(OUTCOME_OPEN) => Fate::Open,
         [Answer::Error(error)] if error.contains("nothing was written") => Fate::Refused,
+        // A disk without power is not read either.
+        [Answer::Error(error)] if error.contains("the store cannot read") => Fate::Refused,
         _ => Fate::Happened,
     }
 }

@@ -14,6 +14,7 @@ use std::process::Command;
 use crate::support::{Client, Process, TempDir, Value, binary, config, encode, until};
 use hawser_kv::Config;
 use hawser_kv::command::error::OUTCOME_OPEN;
+use hawser_kv::config::Durability;
 
 const LIMIT_BYTES: u64 = 600 * 1024;
 
@@ -127,8 +128,10 @@ impl SmallDisk {
 #[test]
 fn a_log_segment_that_cannot_be_made_is_not_missed() {
     let dir = TempDir::new();
-    // The database writes nothing out, so that the log alone holds everything.
-    let config = Config { memtable_mib: 64, ..config(&dir) };
+    // The database writes nothing out, so that the log alone holds everything, and no segment is made
+    // beforehand.
+    let durability = Durability::EverySec;
+    let config = Config { memtable_mib: 64, durability, ..config(&dir) };
     let mut disk = SmallDisk::start(&config, "log", 8 << 20);
     let mut client = Client::unix(&config.unix);
     let segment = disk.path.join("00000000000000000001.log");
