@@ -12,11 +12,12 @@ const FILE_LINES_MAX: usize = 1000;
 const ARCHITECTURE_LINES_MAX: usize = 400;
 
 /// Which of our crates each crate may depend on.
-const MAY_KNOW: [(&str, &[&str]); 4] = [
+const MAY_KNOW: [(&str, &[&str]); 5] = [
     ("codec", &["hawser-codec-properties"]), // its tests only; see the next check
     ("broker", &["hawser-codec"]),
     ("kvstore", &[]),
-    ("control-plane", &["hawser-codec", "hawser-kv"]),
+    ("control-plane", &["hawser-codec", "hawser-kv", "hawser-tuning"]),
+    ("tuning", &[]),
 ];
 
 /// The only places with `unsafe`, each with a reason.
@@ -224,7 +225,7 @@ struct Source {
 fn sources() -> Vec<Source> {
     let root = root();
     let mut paths = Vec::new();
-    for folder in ["codec", "broker", "kvstore", "control-plane", "benches", "tests"] {
+    for folder in ["codec", "broker", "kvstore", "control-plane", "tuning", "benches", "tests"] {
         rust_files(&root.join(folder), &mut paths);
     }
     paths.sort();

@@ -6,6 +6,7 @@
 //!   commands     one function per command: call, then print
 //!   tail         be a device
 //!   kv           operate a store
+//!   (tune)       this host's settings: all of it is in the crate hawser-tuning
 //!   play         the arguments of `hawser play`, and how its result is shown
 //!   out          tables and JSON
 //!   failure      what is said when it did not work
@@ -89,6 +90,8 @@ pub enum Command {
     /// Run a whole system on this machine, or check one: nothing lost, repeated or out of order
     #[command(after_help = play::EXAMPLES)]
     Play(play::PlayArgs),
+    /// Put this host in shape for millions of connections, and take it back
+    Tune(hawser_tuning::cli::Tune),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
@@ -321,6 +324,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return failure::report_arguments(&error, format),
     };
     let format = if cli.json { Format::Json } else { Format::Human };
+    if let Command::Tune(tune) = cli.command {
+        return hawser_tuning::cli::run(tune, cli.json);
+    }
     match run(cli.command, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -354,7 +360,7 @@ async fn run_async(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Status(args) => commands::status(args, format).await,
         Command::Tail(args) => tail::run(args, format).await,
         Command::Play(args) => play::run(args, format).await,
-        Command::Completions(_) | Command::Fleet(_) | Command::Kv(_) => {
+        Command::Completions(_) | Command::Fleet(_) | Command::Kv(_) | Command::Tune(_) => {
             unreachable!("they need no runtime")
         }
     }

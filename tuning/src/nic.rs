@@ -1,0 +1,137 @@
+//! Network cards: queues, channels, and which interrupts are whose.
+//!
+//! A card is an interface with a device behind it; loopback, veth and TUN are not. Which interrupts
+//! belong to its queues is not written anywhere in one place: the PCI device lists its interrupts in
+//! `msi_irqs`, and drivers name them (`eth0-TxRx-3`, `i40e-eth0-TxRx-3`, `mlx5_comp3@pci:...`,
+//! `virtio2-input.0`). A queue's interrupt ends in the queue's number.
+
+use std::collections::BTreeMap;
+
+use crate::host::Host;
+use crate::interrupt::Interrupt;
+
+/// How many queues a card shares between receiving and sending, and could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    pub combined: u32,
+    pub combined_max: u32,
+}
+
+/// How long a card gathers packets before it interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coalescing {
+    pub rx_usecs: u32,
+    pub adaptive_rx: bool,
+}
+
+/// What ethtool says of a card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    pub channels: Option<Channels>,
+    pub coalescing: Option<Coalescing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    pub name: String,
+    /// The NUMA node it is attached to, where the machine says so.
+    pub node: Option<u32>,
+    pub rx_queues: u32,
+    pub tx_queues: u32,
+    pub abilities: Abilities,
+    /// Numbers of the queues' interrupts, in the order of the queues.
+    pub interrupts: Vec<u32>,
+}
+
+const FOLDER: &str = "sys/class/net";
+
+/// The interrupts that a card has beside those of its queues.
+const NOT_A_QUEUE: [&str; 6] = ["async", "config", "mgmt", "ctrl", "misc", "event"];
+
+pub fn read_all(
+    host: &Host,
+    interrupts: &[Interrupt],
+    abilities: &BTreeMap<String, Abilities>,
+) -> Vec<Nic> {
+    let names = host.names(FOLDER).into_iter();
+    let cards = names.filter(|name| host.has(&format!("{FOLDER}/{name}/device")));
+    cards.map(|name| read(host, &name, interrupts, abilities)).collect()
+}
+
+fn read(
+    host: &Host,
+    name: &str,
+    interrupts: &[Interrupt],
+    abilities: &BTreeMap<String, Abilities>,
+) -> Nic {
+    let queues = host.names(&format!("{FOLDER}/{name}/queues"));
+    let count = |prefix| queues.iter().filter(|queue| queue.starts_with(prefix)).count() as u32;
+    Nic {
+        name: name.to_owned(),
+        // The kernel says -1 where the firmware does not know.
+        node: host.number(&format!("{FOLDER}/{name}/device/numa_node")).map(|node| node as u32),
+        rx_queues: count("rx-"),
+        tx_queues: count("tx-"),
+        abilities: abilities.get(name).copied().unwrap_or_default(),
+        interrupts: of_queues(host, name, interrupts),
+    }
+}
+
+fn of_queues(host: &Host, name: &str, interrupts: &[Interrupt]) -> Vec<u32> {
+    let listed = host.names(&format!("{FOLDER}/{name}/device/msi_irqs"));
+    // A virtio device is named by its own number, and its interrupts belong to the PCI device above.
+    let device = host.link_name(&format!("{FOLDER}/{name}/device"));
+    let virtio = device.filter(|device| device.starts_with("virtio"));
+    let is_ours = |interrupt: &&Interrupt| {
+        let number = interrupt.number.to_string();
+        let named = interrupt
+            .name
+            .split(['-', '@', ':'])
+            .any(|part| part == name || virtio.as_deref().is_some_and(|device| part == device));
+        listed.contains(&number) || named
+    };
+    let mut ours: Vec<(u32, &Interrupt)> = interrupts
+        .iter()
+        .filter(is_ours)
+        .filter_map(|interrupt| Some((queue_of(&interrupt.name)?, interrupt)))
+        .collect();
+    ours.sort_by_key(|(queue, interrupt)| (*queue, interrupt.number));
+    ours.into_iter().map(|(_, interrupt)| interrupt.number).collect()
+}
+
+/// The queue in the name of an interrupt, or `None` for one that is not a queue's.
+fn queue_of(name: &str) -> Option<u32> {
+    let name = name.split('@').next()?;
+    if NOT_A_QUEUE.iter().any(|word| name.contains(word)) {
+        return None;
+    }
+    let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let has_prefix = name.contains(['-', '_', '.']);
+    (digits > 0 && has_prefix).then(|| name[name.len() - digits..].parse().ok())?
+}
+
+/// The CPUs that a queue's packets may be handed to, or that send through it.
+pub fn steering_path(nic: &str, queue: &str, which: &str) -> String {
+    format!("{FOLDER}/{nic}/queues/{queue}/{which}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_name_the_queue_last() {
+        for (name, queue) in [
+            ("eth0-TxRx-13", Some(13)),
+            ("i40e-eth0-TxRx-3", Some(3)),
+            ("mlx5_comp7@pci:0000:41:00.0", Some(7)),
+            ("virtio2-input.0", Some(0)),
+            ("mlx5_async0@pci:0000:41:00.0", None),
+            ("virtio2-config", None),
+            ("ena-mgmnt@pci:0000:00:05.0", None),
+            ("eth0", None),
+        ] {
+            assert_eq!(queue_of(name), queue, "{name}");
+        }
+    }
+}
