@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, UnixListener};
@@ -21,7 +20,7 @@ use crate::connection::{Connection, Desk, Next, Stream};
 use crate::inbox::{Inbox, Letter, WAKER};
 use crate::session::Session;
 use crate::shared::Shared;
-use crate::store::writer::Job;
+use crate::store::writer::Jobs;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
@@ -51,7 +50,7 @@ pub struct Common {
     pub shared: Arc<Shared>,
     pub is_stopping: Arc<AtomicBool>,
     /// To the writer.
-    pub jobs: Sender<Vec<Job>>,
+    pub jobs: Arc<Jobs>,
     /// Of all network threads.
     pub inboxes: Arc<[Arc<Inbox>]>,
 }
@@ -203,8 +202,8 @@ impl Network {
         }
         let jobs = std::mem::take(&mut self.desk.jobs);
         self.desk.jobs.reserve(jobs.len());
-        if let Err(error) = self.common.jobs.send(jobs) {
-            error.0.into_iter().for_each(|job| job.caller.not_taken());
+        if let Err(jobs) = self.common.jobs.send(jobs) {
+            jobs.into_iter().for_each(|job| job.caller.not_taken());
         }
     }
 

@@ -31,7 +31,7 @@ use crate::store::database::{Database, StoreError, database_dir};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::lasting;
 use crate::store::log::{self, Log};
-use crate::store::writer::{Job, Writer};
+use crate::store::writer::{Jobs, Order, Writer};
 use crate::store::{checkpoint, checkpoints};
 use crate::users::{Users, UsersError};
 
@@ -96,7 +96,8 @@ impl Server {
         let unix_path = unix.is_some().then(|| config.unix.clone());
         let threads = config.network_threads;
         let shared = Arc::new(Shared::new(config, database, users));
-        let (jobs, queue) = mpsc::channel();
+        let (orders, heard) = mpsc::channel();
+        let jobs = Jobs::new(orders.clone());
         let mut handle = Handle {
             shared: shared.clone(),
             address,
@@ -104,7 +105,7 @@ impl Server {
             unix: unix_path,
             is_stopping: Arc::default(),
             inboxes: Arc::new([]),
-            threads: start_writing(&shared, log, queue).map_err(StartError::Threads)?,
+            threads: start_writing(&shared, log, (orders, heard)).map_err(StartError::Threads)?,
             admin: admin.map(|listener| start_admin(listener, &shared)).transpose()?,
         };
         let listeners = Listeners {
@@ -156,7 +157,7 @@ impl Handle {
     fn start_network(
         &mut self,
         threads: usize,
-        jobs: Sender<Vec<Job>>,
+        jobs: Jobs,
         mut listeners: Listeners,
     ) -> io::Result<()> {
         let polls = (0..threads).map(|_| Poll::new()).collect::<io::Result<Vec<Poll>>>()?;
@@ -166,7 +167,7 @@ impl Handle {
         let common = Common {
             shared: self.shared.clone(),
             is_stopping: self.is_stopping.clone(),
-            jobs,
+            jobs: Arc::new(jobs),
             inboxes: self.inboxes.clone(),
         };
         for (poll, inbox) in polls.into_iter().zip(self.inboxes.iter()) {
@@ -264,15 +265,15 @@ fn named(name: &str) -> std::thread::Builder {
 fn start_writing(
     shared: &Arc<Shared>,
     log: Log,
-    jobs: Receiver<Vec<Job>>,
+    (orders, heard): (Sender<Order>, Receiver<Order>),
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let cleaner = log.cleaner();
     // Whoever does not wait for syncs has nothing of it.
     let spare = (shared.config.durability == Durability::Always).then(|| log.spare());
     let (checkpoint, wanted) = mpsc::sync_channel(1);
     let (landings, landing) = mpsc::sync_channel(GROUPS_MAX);
-    let committer = Arc::new(Committer::new(shared.clone(), log.syncer()));
-    let writer = Writer::new(shared.clone(), log, jobs, checkpoint, (committer.clone(), landings));
+    let committer = Arc::new(Committer::new(shared.clone(), log.syncer(), orders));
+    let writer = Writer::new(shared.clone(), log, heard, checkpoint, (committer.clone(), landings));
     let (flushing, writing, copying) = (shared.clone(), shared.clone(), shared.clone());
     let (source, orders) = (writer.log.source(), shared.checkpoints.open());
     Ok(vec![

@@ -5,9 +5,9 @@
 //!                     └──▶ this thread: sync ─▶ apply to RocksDB ─▶ mark watched keys ─▶ answer
 //! ```
 //!
-//! A thread of its own, so that the writer runs the next groups while this one is being synced; those that
-//! have come meanwhile share the next sync. They are answered in order, so a group that wants no sync waits
-//! for those before it. When there are none, the writer does this part itself ([`Committer::is_idle`]).
+//! A thread of its own, so that the writer runs the next group while this one is being synced, and writes it
+//! when that is over. Groups are answered in order, so one that wants no sync waits for those before it. When
+//! there are none, the writer does this part itself ([`Committer::is_idle`]).
 //!
 //! What this thread has not applied yet, the writer keeps as [`Layer`](super::overlay::Layer)s over the
 //! database; `settled` says up to which group they are there for readers too.
@@ -18,7 +18,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,14 @@ use super::database::StoreError;
 use super::group::Executed;
 use super::log::{AppendError, Syncer};
 use super::overlay::Layer;
-use super::writer::Refusal;
+use super::writer::{Order, Refusal};
 use crate::config::Durability;
 use crate::inbox::Post;
 use crate::latency::Event;
 use crate::shared::{Shared, Stopped};
 
-/// Groups between the writer and the disk. A writer that is further ahead waits, and its next group grows.
-pub const GROUPS_MAX: usize = 8;
+/// Groups between the writer and the disk, when they are full. A writer that is further ahead waits.
+pub const GROUPS_MAX: usize = 2;
 
 /// How often the log is synced for those who do not wait for it.
 const EVERY: Duration = Duration::from_secs(1);
@@ -76,6 +76,9 @@ pub struct Committer {
     settled: AtomicU64,
     /// Groups that were given to the thread and are not settled.
     in_flight: AtomicUsize,
+    /// The writer wants to hear when nothing is on its way any more.
+    is_waited_for: AtomicBool,
+    orders: Sender<Order>,
     /// Something was written that should be synced within a second.
     is_due: AtomicBool,
     /// In the log, and refused by RocksDB so far. Their keys have not been counted as changed, since
@@ -84,12 +87,15 @@ pub struct Committer {
 }
 
 impl Committer {
-    pub fn new(shared: Arc<Shared>, syncer: Syncer) -> Committer {
+    /// `orders` lead to the writer.
+    pub fn new(shared: Arc<Shared>, syncer: Syncer, orders: Sender<Order>) -> Committer {
         Committer {
             shared,
             syncer,
             settled: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
+            is_waited_for: AtomicBool::new(false),
+            orders,
             is_due: AtomicBool::new(false),
             unapplied: Mutex::default(),
         }
@@ -102,6 +108,15 @@ impl Committer {
     /// Whether nothing is on its way, so that the writer may land a group itself.
     pub fn is_idle(&self) -> bool {
         self.in_flight.load(SeqCst) == 0
+    }
+
+    /// Whether something is on its way; then the writer hears when it has landed.
+    pub fn is_busy_and_will_tell(&self) -> bool {
+        if self.is_idle() {
+            return false;
+        }
+        self.is_waited_for.store(true, SeqCst);
+        !self.is_idle()
     }
 
     /// The writer is about to give the thread a group.
@@ -119,7 +134,11 @@ impl Committer {
                         std::iter::once(first).chain(landings.try_iter()).collect();
                     let count = landings.len();
                     self.land(landings);
-                    self.in_flight.fetch_sub(count, SeqCst);
+                    let is_last = self.in_flight.fetch_sub(count, SeqCst) == count;
+                    if is_last && self.is_waited_for.swap(false, SeqCst) {
+                        // A writer that is gone waits for nothing.
+                        _ = self.orders.send(Order::Landed);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -121,6 +121,11 @@ impl<'d, 'w> Group<'d, 'w> {
             || self.waiters.has_ready()
     }
 
+    /// When the first of those who wait has waited long enough.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.waiters.next_end()
+    }
+
     pub fn end(self) -> Ran<'d> {
         Ran {
             overlay: self.overlay,

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -75,6 +75,39 @@ impl Work {
             Work::Pipeline(commands) => commands.len(),
             _ => 1,
         }
+    }
+}
+
+/// What the writer hears.
+pub enum Order {
+    Jobs(Vec<Job>),
+    /// The committer has nothing to do any more.
+    Landed,
+    /// There will be no more jobs.
+    End,
+}
+
+/// Where jobs go to the writer. When it is dropped the writer ends.
+pub struct Jobs(Sender<Order>);
+
+impl Jobs {
+    pub fn new(orders: Sender<Order>) -> Jobs {
+        Jobs(orders)
+    }
+
+    /// Gives them back when there is no writer any more.
+    pub fn send(&self, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+        self.0.send(Order::Jobs(jobs)).map_err(|refused| match refused.0 {
+            Order::Jobs(jobs) => jobs,
+            Order::Landed | Order::End => Vec::new(),
+        })
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        // A writer that is gone has ended.
+        _ = self.0.send(Order::End);
     }
 }
 
@@ -157,7 +190,9 @@ fn is_disk_full(error: &io::Error) -> bool {
 pub struct Writer {
     pub shared: Arc<Shared>,
     pub log: Log,
-    jobs: Receiver<Vec<Job>>,
+    orders: Receiver<Order>,
+    /// [`Order::End`] has come.
+    has_ended: bool,
     /// Wakes the checkpoint thread. Full means that it is already woken.
     checkpoint: SyncSender<Wanted>,
     committer: Arc<Committer>,
@@ -187,14 +222,15 @@ impl Writer {
     pub fn new(
         shared: Arc<Shared>,
         log: Log,
-        jobs: Receiver<Vec<Job>>,
+        orders: Receiver<Order>,
         checkpoint: SyncSender<Wanted>,
         (committer, landings): (Arc<Committer>, SyncSender<Landing>),
     ) -> Writer {
         Writer {
             shared,
             log,
-            jobs,
+            orders,
+            has_ended: false,
             checkpoint,
             committer,
             landings,
@@ -205,29 +241,43 @@ impl Writer {
         }
     }
 
-    /// Runs until every connection and the server have dropped their end of the queue.
+    /// Runs until nobody can send jobs any more.
     pub fn run(mut self) {
         let _alarm = Alarm(self.shared.clone());
         loop {
             if self.waiters.has_ready() || !self.waiting.is_empty() {
                 self.group();
-                continue;
-            }
-            match self.receive() {
-                Ok(jobs) => self.waiting.extend(jobs),
-                Err(RecvTimeoutError::Timeout) => self.end_late(),
-                Err(RecvTimeoutError::Disconnected) => break,
+            } else if self.has_ended {
+                return;
+            } else if !self.hear() {
+                self.end_late();
             }
         }
     }
 
-    /// Waits for jobs, until the first of the waiting clients has waited long enough.
-    fn receive(&self) -> Result<Vec<Job>, RecvTimeoutError> {
-        let Some(end) = self.waiters.next_end() else {
-            return self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected);
+    /// Waits for an order, until the first of the waiting clients has waited long enough. `false` then.
+    fn hear(&mut self) -> bool {
+        let heard = match self.waiters.next_end() {
+            None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(end) => {
+                let left: Duration = end.saturating_duration_since(Instant::now());
+                self.orders.recv_timeout(left)
+            }
         };
-        let left: Duration = end.saturating_duration_since(Instant::now());
-        self.jobs.recv_timeout(left)
+        match heard {
+            Ok(order) => self.take(order),
+            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Disconnected) => self.has_ended = true,
+        }
+        true
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Jobs(jobs) => self.waiting.extend(jobs),
+            Order::Landed => {}
+            Order::End => self.has_ended = true,
+        }
     }
 
     fn end_late(&mut self) {
@@ -250,18 +300,18 @@ impl Writer {
         let committer = self.committer.clone();
         let layers = self.layers.iter().cloned().collect();
         let overlay = Overlay::over(&shared.database, layers, self.log.next());
-        let mut group = Group::new((&shared, &committer), overlay, &mut self.waiters);
+        // Out of its place while the group has it.
+        let mut waiters = std::mem::take(&mut self.waiters);
+        let mut group = Group::new((&shared, &committer), overlay, &mut waiters);
         group.serve();
         while !group.is_full() {
-            if self.waiting.is_empty() {
-                let Ok(jobs) = self.jobs.try_recv() else { break };
-                self.waiting.extend(jobs);
-            }
-            if let Some(job) = self.waiting.pop_front() {
-                group.run(job);
+            match self.next_job(&committer, group.next_end()) {
+                Some(job) => group.run(job),
+                None => break,
             }
         }
         let mut ran = group.end();
+        self.waiters = waiters;
         if SeededBug::AnswersBeforeLog.is_on() {
             let mut post = Post::default();
             std::mem::take(&mut ran.executed).into_iter().for_each(|job| job.send(&mut post));
@@ -270,6 +320,30 @@ impl Writer {
         // Who has an answer is no longer counted as waiting.
         self.count_waiters();
         self.commit(ran);
+    }
+
+    /// What runs next in this group. While another one is on its way this one would have to wait anyway, so
+    /// it grows instead.
+    fn next_job(&mut self, committer: &Committer, end: Option<Instant>) -> Option<Job> {
+        loop {
+            if let Some(job) = self.waiting.pop_front() {
+                return Some(job);
+            }
+            if let Ok(order) = self.orders.try_recv() {
+                self.take(order);
+                continue;
+            }
+            if self.has_ended || !committer.is_busy_and_will_tell() {
+                return None;
+            }
+            let heard = match end {
+                None => self.orders.recv().ok(),
+                Some(end) => {
+                    self.orders.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
+                }
+            };
+            self.take(heard?);
+        }
     }
 
     /// Forgets what readers see by now, and what nobody will ever see.
@@ -402,7 +476,7 @@ mod tests {
     use crate::users::Users;
     use mio::{Events, Poll};
     use std::path::{Path, PathBuf};
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::channel;
 
     struct TempDir(PathBuf);
 
@@ -422,7 +496,7 @@ mod tests {
     /// A writer over an empty directory, with the committer's thread, and a connection that asks it.
     struct Rig {
         writer: Writer,
-        jobs: Sender<Vec<Job>>,
+        jobs: Jobs,
         poll: Poll,
         inbox: Arc<Inbox>,
     }
@@ -433,18 +507,18 @@ mod tests {
         let log =
             Log::open::<super::super::log::OpenError>(&dir.join("log"), 0, 1 << 20, |_, _| Ok(()));
         let log = log.expect("a log").0;
-        let (jobs, queue) = channel();
+        let (orders, heard) = channel();
         let (checkpoint, _) = sync_channel(1);
         let (landings, landing) = sync_channel(GROUPS_MAX);
         let users = Users::new("", &[], Path::new("")).expect("no users");
         let shared = Arc::new(Shared::new(Config::default(), database, users));
-        let committer = Arc::new(Committer::new(shared.clone(), log.syncer()));
+        let committer = Arc::new(Committer::new(shared.clone(), log.syncer(), orders.clone()));
         let run = committer.clone();
         std::thread::spawn(move || run.run(&landing));
-        let writer = Writer::new(shared, log, queue, checkpoint, (committer, landings));
+        let writer = Writer::new(shared, log, heard, checkpoint, (committer, landings));
         let poll = Poll::new().expect("a poll");
         let inbox = Arc::new(Inbox::new(&poll).expect("an inbox"));
-        Rig { writer, jobs, poll, inbox }
+        Rig { writer, jobs: Jobs::new(orders), poll, inbox }
     }
 
     impl Rig {
@@ -458,7 +532,8 @@ mod tests {
 
         /// Lets the writer run these together.
         fn group(&mut self, jobs: Vec<Job>) {
-            self.jobs.send(jobs).expect("the writer is there");
+            assert!(self.jobs.send(jobs).is_ok(), "the writer is there");
+            assert!(self.writer.hear(), "somebody asked");
             self.writer.group();
         }
 
@@ -624,7 +699,7 @@ mod tests {
             selected: Selected::default(),
         }]));
         let Rig { writer, jobs, mut poll, inbox } = rig;
-        jobs.send(vec![job]).expect("the writer is there");
+        assert!(jobs.send(vec![job]).is_ok(), "the writer is there");
         let thread = std::thread::spawn(move || writer.run());
         thread.join().expect_err("it panicked");
         assert!(matches!(outcome(&mut poll, &inbox), Outcome::Lost), "nobody knows");
