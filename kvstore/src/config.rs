@@ -40,6 +40,7 @@ pub struct Config {
     pub durability: Durability,
     pub log_segment_mib: u64,
     pub cache_mib: usize,
+    pub rows_mib: usize,
     pub memtable_mib: usize,
 }
 
@@ -53,7 +54,7 @@ impl Default for Config {
             password: String::new(),
             users: Vec::new(),
             users_file: PathBuf::new(),
-            network_threads: 2,
+            network_threads: 0,
             connections_max: 10_000,
             arguments_max: 65_536,
             bulk_bytes_max: 8 << 20,
@@ -71,6 +72,7 @@ impl Default for Config {
             durability: Durability::Always,
             log_segment_mib: 64,
             cache_mib: 128,
+            rows_mib: 64,
             memtable_mib: 64,
         }
     }
@@ -132,7 +134,7 @@ impl Config {
 
     pub fn check(&self) -> Result<(), ConfigError> {
         let ranges = [
-            ("network_threads", self.network_threads as u64, 1, 256),
+            ("network_threads", self.network_threads as u64, 0, 256),
             ("connections_max", self.connections_max as u64, 1, 1_000_000),
             ("arguments_max", self.arguments_max as u64, 16, 1 << 20),
             ("bulk_bytes_max", self.bulk_bytes_max as u64, 1024, 64 << 20),
@@ -149,6 +151,7 @@ impl Config {
             ("outbox_soft_seconds", self.outbox_soft_seconds, 1, 86_400),
             ("log_segment_mib", self.log_segment_mib, 1, 4096),
             ("cache_mib", self.cache_mib as u64, 1, 1 << 20),
+            ("rows_mib", self.rows_mib as u64, 0, 1 << 20),
             ("memtable_mib", self.memtable_mib as u64, 1, 4096),
         ];
         for (name, value, smallest, largest) in ranges {

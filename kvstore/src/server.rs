@@ -94,7 +94,7 @@ impl Server {
         let (database, log) = open(&config)?;
         let unix = bind_unix(&config.unix)?;
         let unix_path = unix.is_some().then(|| config.unix.clone());
-        let threads = config.network_threads;
+        let threads = network_threads(&config);
         let shared = Arc::new(Shared::new(config, database, users));
         let (orders, heard) = mpsc::channel();
         let jobs = Jobs::new(orders.clone());
@@ -237,7 +237,7 @@ fn open_database(config: &Config) -> Result<Database, StartError> {
 
 fn open(config: &Config) -> Result<(Database, Log), StartError> {
     let dir = &config.dir;
-    let database = open_database(config)?;
+    let database = open_database(config)?.with_rows(config.rows_mib << 20);
     let applied = database.applied().map_err(StartError::Replay)?;
     let log_dir = log_dir(dir);
     let mut replayed = 0u64;
@@ -255,6 +255,12 @@ fn open(config: &Config) -> Result<(Database, Log), StartError> {
     let flushed = database.flush().and_then(|()| database.flushed()).map_err(StartError::Replay)?;
     log.cleaner().delete_flushed(flushed)?;
     Ok((database, log))
+}
+
+/// Half of the cores unless told otherwise, since the writer and the kernel want the rest.
+fn network_threads(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    if config.network_threads == 0 { (cores / 2).max(1) } else { config.network_threads }
 }
 
 fn named(name: &str) -> std::thread::Builder {

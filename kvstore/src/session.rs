@@ -356,7 +356,9 @@ impl Session {
         {
             match command.access {
                 Access::Write(_) => return self.push((command, facts), request),
-                Access::Point(_) if !self.pending.is_empty() && command.name != SELECT => {
+                Access::Row(_) | Access::Point(_)
+                    if !self.pending.is_empty() && command.name != SELECT =>
+                {
                     return self.push((command, facts), request);
                 }
                 _ => {}
@@ -404,7 +406,7 @@ impl Session {
         let may_write = |command: &Command| match command.access {
             Access::Write(_) | Access::Waiting(_) => true,
             Access::Session(command) => matches!(command, SessionCommand::Publish(_)),
-            Access::Point(_) | Access::Scan(_) => false,
+            Access::Row(_) | Access::Point(_) | Access::Scan(_) => false,
         };
         let transaction = self.transaction.as_ref().filter(|_| is_exec(command));
         may_write(command)
@@ -549,9 +551,10 @@ impl Session {
                 let command = Queued { command, facts, args, selected: self.selected };
                 return Some(Step::Submit(Work::Waiting { client: self.client.id, command }));
             }
-            Access::Point(run) | Access::Scan(run) => {
+            Access::Row(run) | Access::Point(run) | Access::Scan(run) => {
                 let frozen =
                     view.get_or_insert_with(|| Frozen::new(&shared.database, self.selected));
+                frozen.read_one_row(matches!(command.access, Access::Row(_)));
                 let read = Read { view: &*frozen, now_ms: unix_ms(), shared, args: &args };
                 let (start, began) = (self.reply.len(), Instant::now());
                 let outcome = run(&read, &mut self.reply);

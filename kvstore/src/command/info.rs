@@ -134,6 +134,8 @@ fn memory(read: &Read<'_>, text: &mut String) {
         "lazyfree_pending_objects": 0,
         "block_cache_bytes": database.property_of_one("rocksdb.block-cache-usage"),
         "block_cache_bytes_max": (read.shared.config.cache_mib as u64) << 20,
+        "rows_bytes": database.rows().bytes(),
+        "rows_bytes_max": (read.shared.config.rows_mib as u64) << 20,
         "memtable_bytes": database.property("rocksdb.cur-size-all-mem-tables"),
         "table_readers_bytes": database.property("rocksdb.estimate-table-readers-mem"),
     );

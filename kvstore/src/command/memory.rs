@@ -69,6 +69,8 @@ fn stats(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         ("keys.count", database.property("rocksdb.estimate-num-keys")),
         ("block-cache.bytes", database.property_of_one("rocksdb.block-cache-usage")),
         ("block-cache.bytes-max", (config.cache_mib as u64) << 20),
+        ("rows.bytes", database.rows().bytes()),
+        ("rows.bytes-max", (config.rows_mib as u64) << 20),
         ("memtables.bytes", database.property("rocksdb.cur-size-all-mem-tables")),
         ("table-readers.bytes", database.property("rocksdb.estimate-table-readers-mem")),
         ("dataset.disk-bytes", database.property("rocksdb.live-sst-files-size")),
@@ -85,10 +87,11 @@ fn doctor(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let database = &read.shared.database;
     let configured = (read.shared.config.cache_mib as u64) << 20;
     let memtables = database.property("rocksdb.cur-size-all-mem-tables");
+    let rows = database.rows().bytes();
     let used = Usage::now().resident_bytes;
     let text = format!(
         "The process has {used} bytes of memory: up to {configured} of block cache (cache_mib), \
-         {memtables} in memtables (memtable_mib), the rest for connections and their answers. \
+         {rows} in single rows (rows_mib), {memtables} in memtables (memtable_mib), the rest for connections and their answers. \
          Values are on disk; MEMORY USAGE shows what they take there.\n"
     );
     reply.bulk(text.as_bytes());

@@ -26,6 +26,8 @@ pub type WaitFn = fn(&mut Write<'_, '_>, &mut Reply) -> Result<Flow, CommandErro
 pub enum Access {
     /// The connection itself.
     Session(SessionCommand),
+    /// A read of one row of metadata, otherwise as those of a few.
+    Row(ReadFn),
     /// A read of a few rows: the network thread, or the writer when it stands behind a write in the
     /// same pipeline.
     Point(ReadFn),
@@ -178,6 +180,10 @@ const fn point(name: &'static str, arity: i16, keys: (i8, i8, i8), run: ReadFn) 
     Command { name, arity, keys, access: Access::Point(run) }
 }
 
+const fn row(name: &'static str, arity: i16, run: ReadFn) -> Command {
+    Command { name, arity, keys: ONE, access: Access::Row(run) }
+}
+
 const fn many(name: &'static str, arity: i16, keys: (i8, i8, i8), run: ReadFn) -> Command {
     Command { name, arity, keys, access: Access::Scan(run) }
 }
@@ -233,7 +239,7 @@ pub const COMMANDS: &[Command] = &[
     write("flushall", -1, NO_KEYS, keys::flushall),
     write("flushdb", -1, NO_KEYS, keys::flushdb),
     point("exists", -2, ALL, keys::exists),
-    point("type", 2, ONE, keys::kind),
+    row("type", 2, keys::kind),
     write("del", -2, ALL, keys::del),
     write("unlink", -2, ALL, keys::del),
     point("touch", -2, ALL, keys::exists),
@@ -246,20 +252,20 @@ pub const COMMANDS: &[Command] = &[
     write("swapdb", 3, NO_KEYS, keys::swapdb),
     write("rename", 3, (1, 2, 1), keys::rename),
     write("renamenx", 3, (1, 2, 1), keys::renamenx),
-    point("ttl", 2, ONE, expiry::ttl),
-    point("pttl", 2, ONE, expiry::pttl),
-    point("expiretime", 2, ONE, expiry::expiretime),
-    point("pexpiretime", 2, ONE, expiry::pexpiretime),
+    row("ttl", 2, expiry::ttl),
+    row("pttl", 2, expiry::pttl),
+    row("expiretime", 2, expiry::expiretime),
+    row("pexpiretime", 2, expiry::pexpiretime),
     write("expire", -3, ONE, expiry::expire),
     write("pexpire", -3, ONE, expiry::pexpire),
     write("expireat", -3, ONE, expiry::expireat),
     write("pexpireat", -3, ONE, expiry::pexpireat),
     write("persist", 2, ONE, expiry::persist),
-    point("get", 2, ONE, strings::get),
+    row("get", 2, strings::get),
     point("mget", -2, ALL, strings::mget),
-    point("strlen", 2, ONE, strings::strlen),
-    point("getrange", 4, ONE, strings::getrange),
-    point("substr", 4, ONE, strings::getrange),
+    row("strlen", 2, strings::strlen),
+    row("getrange", 4, strings::getrange),
+    row("substr", 4, strings::getrange),
     many("lcs", -3, (1, 2, 1), lcs::lcs),
     write("set", -3, ONE, strings::set),
     write("setex", 4, ONE, strings::setex),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 use super::layout::{self, Bounds, Family, Malformed};
 use super::overlay::{self, Change};
+use super::rows::Rows;
 use super::seeded::SeededBug;
 use super::settings::{database_options, family_options, small_family_options};
 use super::spaces::Spaces;
@@ -53,6 +55,7 @@ impl From<Malformed> for StoreError {
 
 pub struct Database {
     rocks: Arc<DB>,
+    rows: Rows,
     spaces: Spaces,
 }
 
@@ -86,9 +89,19 @@ impl Database {
         ];
         let rocks = Arc::new(DB::open_cf_descriptors(&database_options(), dir, families)?);
         shared.set(Arc::downgrade(&rocks)).expect("set once, here");
-        let database = Database { rocks, spaces: Spaces::default() };
+        let database = Database { rocks, rows: Rows::new(0), spaces: Spaces::default() };
         database.load_spaces()?;
         Ok(database)
+    }
+
+    /// With so many bytes for rows that were read or written lately.
+    pub fn with_rows(mut self, bytes_max: usize) -> Database {
+        self.rows = Rows::new(bytes_max);
+        self
+    }
+
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     pub fn rocks(&self) -> &DB {
@@ -110,6 +123,8 @@ impl Database {
     pub fn apply(&self, sequence: u64, record: &[u8]) -> Result<(), StoreError> {
         let mut batch = WriteBatch::with_capacity_bytes(record.len() * 2 + 64);
         let changes = overlay::decode(record)?;
+        let mut rows = Vec::with_capacity(changes.len());
+        let mut has_cleared = false;
         let mut system = Vec::new();
         let mut note = |family, key, value: Option<&[u8]>| {
             let name = layout::system_name(key).filter(|_| family == Family::Metadata);
@@ -118,6 +133,7 @@ impl Database {
         for change in changes {
             match change {
                 Change::Clear(from, to) => {
+                    has_cleared = true;
                     let (lower, upper) = layout::spaces(from, to);
                     for family in [Family::Metadata, Family::Member] {
                         batch.delete_range_cf(self.family(family), &lower, &upper);
@@ -125,21 +141,48 @@ impl Database {
                 }
                 Change::Put(family, key, value) => {
                     batch.put_cf(self.family(family), key, value);
+                    rows.extend((family == Family::Metadata).then_some((key, Some(value))));
                     note(family, key, Some(value));
                 }
                 Change::Delete(family, key) => {
                     batch.delete_cf(self.family(family), key);
+                    rows.extend((family == Family::Metadata).then_some((key, None)));
                     note(family, key, None);
                 }
             }
         }
         let marker = sequence + u64::from(SeededBug::MarkerAhead.is_on());
         batch.put_cf(self.family_named(APPLIED), APPLIED_KEY, marker.to_be_bytes());
-        self.rocks.write_without_wal(batch)?;
+        self.rows.begin();
+        let written = self.rocks.write_without_wal(batch);
+        if has_cleared || written.is_err() {
+            self.rows.clear();
+        }
+        if written.is_ok() {
+            rows.into_iter().for_each(|(key, value)| self.rows.set(key, value));
+        }
+        self.rows.end();
+        written?;
         if !system.is_empty() {
             self.spaces.set(&system)?;
         }
         Ok(())
+    }
+
+    /// One row of metadata, by its whole key, as the database has it now.
+    pub fn row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let moment = self.rows.now();
+        if let Some(moment) = moment
+            && let Some(value) = self.rows.get(key)
+            && self.rows.is_now(moment)
+        {
+            return Ok(Some(value));
+        }
+        let found = self.rocks.get_pinned_cf(self.family(Family::Metadata), key)?;
+        if let (Some(moment), Some(value)) = (moment, &found) {
+            self.rows.keep(moment, key, value);
+        }
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     /// What the rows of the system space say at the start.

@@ -350,7 +350,7 @@ impl<'d, 'w> Group<'d, 'w> {
             Access::Waiting(run) => {
                 run(&mut Write { overlay, now_ms, shared, args, patience }, reply)
             }
-            Access::Point(run) | Access::Scan(run) => {
+            Access::Row(run) | Access::Point(run) | Access::Scan(run) => {
                 let read = &Read { view: overlay, now_ms, shared, args };
                 run(read, reply).map(|()| Flow::Answered)
             }

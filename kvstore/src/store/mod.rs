@@ -8,6 +8,7 @@
 //! view        what commands read from
 //! overlay     the changes of a group
 //! database    RocksDB
+//! rows        what was read or written lately, in front of it
 //! settings    how RocksDB is set up, and why
 //! log         the write log, and reading it while it is written
 //! group       jobs that are run together
@@ -29,6 +30,7 @@ pub mod lasting;
 pub mod layout;
 pub mod log;
 pub mod overlay;
+pub mod rows;
 pub mod seeded;
 pub mod settings;
 pub mod spaces;

@@ -476,6 +476,12 @@ impl View for Overlay<'_> {
                 return Ok(None);
             }
         }
+        // What a group that is being applied changes is in its layer, so the rest is what it was before.
+        if family == Family::Metadata
+            && let Some(value) = self.database.rows().get(key)
+        {
+            return Ok(Some(value.to_vec()));
+        }
         let found = self.database.rocks().get_pinned_cf(self.database.family(family), key)?;
         Ok(found.map(|value| value.to_vec()))
     }

@@ -4,6 +4,7 @@
 //! that all reads of one turn of a connection see one moment; the writer gives them its
 //! [`Overlay`](super::overlay::Overlay), so that they see what the group has changed so far.
 
+use std::cell::{Cell, OnceCell};
 use std::ops::ControlFlow;
 
 use rocksdb::{DB, ReadOptions, SnapshotWithThreadMode};
@@ -48,18 +49,35 @@ pub trait View {
     ) -> Result<(), StoreError>;
 }
 
-/// One moment of one database.
+/// One moment of one database: the one at which something was first read that takes more than one row.
+/// Until then single rows may be read as they are at that time, which is cheaper ([`Frozen::read_one_row`]).
 pub struct Frozen<'a> {
     database: &'a Database,
-    snapshot: SnapshotWithThreadMode<'a, DB>,
+    snapshot: OnceCell<SnapshotWithThreadMode<'a, DB>>,
+    /// What is read next is one row.
+    is_one_row: Cell<bool>,
     selected: Selected,
     space: u32,
 }
 
 impl<'a> Frozen<'a> {
     pub fn new(database: &'a Database, selected: Selected) -> Frozen<'a> {
-        let snapshot = database.rocks().snapshot();
-        Frozen { database, snapshot, selected, space: database.spaces().space(selected) }
+        Frozen {
+            database,
+            snapshot: OnceCell::new(),
+            is_one_row: Cell::new(false),
+            selected,
+            space: database.spaces().space(selected),
+        }
+    }
+
+    /// Says whether the next command reads one row and nothing else.
+    pub fn read_one_row(&self, is_one_row: bool) {
+        self.is_one_row.set(is_one_row);
+    }
+
+    fn snapshot(&self) -> &SnapshotWithThreadMode<'a, DB> {
+        self.snapshot.get_or_init(|| self.database.rocks().snapshot())
     }
 }
 
@@ -70,7 +88,11 @@ impl View for Frozen<'_> {
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let key = layout::in_space(key, self.space);
-        let found = self.snapshot.get_pinned_cf(self.database.family(family), key)?;
+        // What is read never goes back in time, so not once there is a moment that is looked at.
+        if self.is_one_row.get() && family == Family::Metadata && self.snapshot.get().is_none() {
+            return Ok(self.database.row(&key)?.map(Into::into));
+        }
+        let found = self.snapshot().get_pinned_cf(self.database.family(family), key)?;
         Ok(found.map(|value| value.to_vec()))
     }
 
@@ -85,7 +107,7 @@ impl View for Frozen<'_> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(&*layout::in_space(lower, self.space));
         options.set_iterate_upper_bound(&*layout::end_in_space(upper, self.space));
-        let mut rows = self.snapshot.raw_iterator_cf_opt(self.database.family(family), options);
+        let mut rows = self.snapshot().raw_iterator_cf_opt(self.database.family(family), options);
         match direction {
             Direction::Forward => rows.seek_to_first(),
             Direction::Backward => rows.seek_to_last(),

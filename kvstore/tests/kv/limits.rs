@@ -441,7 +441,7 @@ fn settings_are_checked() {
     assert_eq!(error("", &["cache_mb=5"]), unknown("cache_mb", "cache_mib"));
     assert_eq!(error("", &["cache_mib"]), ConfigError::NoValue("cache_mib".into()));
     assert!(matches!(error("cache_mib = \"x\"", &[]), ConfigError::Invalid(_)));
-    assert!(matches!(error("", &["network_threads=0"]), ConfigError::OutOfRange { .. }));
+    assert!(matches!(error("", &["network_threads=257"]), ConfigError::OutOfRange { .. }));
     assert_eq!(error("listen = \"\"", &[]), ConfigError::NowhereToListen);
     assert_eq!(error("request_bytes_max = 1024", &[]), ConfigError::RequestBelowBulk);
     let sets = ["dir=/some/where".to_string(), "cache_mib=7".to_string()];

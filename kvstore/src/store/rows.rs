@@ -1,0 +1,245 @@
+//! Rows of metadata that were read or written lately, by their whole keys.
+//!
+//! RocksDB finds a row in about a microsecond in its memtables and in several in its files; this finds it in
+//! a fifth of one. A string is one row, so for GET this is all there is to read.
+//!
+//! Two generations: what is found in the old one moves to the young one, and when the young one is full it
+//! becomes the old one, whose rows go. So memory is bounded by `bytes_max`, and what is in use stays.
+//!
+//! Invariant: a row that is here is what the database has. Groups are applied between [`Rows::begin`] and
+//! [`Rows::end`]; meanwhile readers go to the database, and what they read there they do not leave here. The
+//! writer may read all the time: what a group that is being applied changes, it has in that group's layer.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+const SHARDS: usize = 64;
+
+/// Rows with larger values are read from the database.
+const VALUE_BYTES_MAX: usize = 4096;
+
+/// What a row takes besides its key and value: about two allocations and a place in a table.
+const ROW_BYTES: usize = 112;
+
+pub struct Rows {
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+    /// Of a generation of a shard.
+    bytes_max: usize,
+    /// Odd while a group is being applied.
+    epoch: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shard {
+    young: Generation,
+    old: Generation,
+    /// Of the young generation.
+    bytes: usize,
+}
+
+/// By the hash of the key. Of two keys with one hash the later one stays.
+type Generation = HashMap<u64, Row, BuildHasherDefault<Identity>>;
+
+struct Row {
+    key: Box<[u8]>,
+    value: Bytes,
+}
+
+impl Row {
+    fn bytes(&self) -> usize {
+        ROW_BYTES + self.key.len() + self.value.len()
+    }
+}
+
+/// The keys are hashes already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only whole hashes are looked up");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// A moment at which no group was being applied.
+#[derive(Clone, Copy)]
+pub struct Moment(u64);
+
+impl Rows {
+    /// With 0 bytes there are none.
+    pub fn new(bytes_max: usize) -> Rows {
+        Rows {
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            bytes_max: bytes_max / SHARDS / 2,
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    /// `None` while a group is being applied.
+    pub fn now(&self) -> Option<Moment> {
+        let epoch = self.epoch.load(SeqCst);
+        epoch.is_multiple_of(2).then_some(Moment(epoch))
+    }
+
+    /// Whether nothing has been applied since.
+    pub fn is_now(&self, moment: Moment) -> bool {
+        self.epoch.load(SeqCst) == moment.0
+    }
+
+    pub fn get(&self, key: &[u8]) -> Option<Bytes> {
+        if self.bytes_max == 0 {
+            return None;
+        }
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        if let Some(row) = shard.young.get(&hash) {
+            return (*row.key == *key).then(|| row.value.clone());
+        }
+        let row = shard.old.remove(&hash)?;
+        let value = (*row.key == *key).then(|| row.value.clone());
+        shard.put(hash, row, self.bytes_max);
+        value
+    }
+
+    /// Keeps what was read from the database at a moment, if it still is what the database has.
+    pub fn keep(&self, moment: Moment, key: &[u8], value: &[u8]) {
+        if self.bytes_max == 0 || value.len() > VALUE_BYTES_MAX {
+            return;
+        }
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        // Under the lock, so that whoever applies a group comes after this with what it has.
+        if self.is_now(moment) {
+            shard.put(hash, row(key, value), self.bytes_max);
+        }
+    }
+
+    /// A group is about to be applied.
+    pub fn begin(&self) {
+        self.epoch.fetch_add(1, SeqCst);
+    }
+
+    /// It is in the database.
+    pub fn end(&self) {
+        self.epoch.fetch_add(1, SeqCst);
+    }
+
+    /// What a group has put there, or taken away.
+    pub fn set(&self, key: &[u8], value: Option<&[u8]>) {
+        if self.bytes_max == 0 {
+            return;
+        }
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        match value.filter(|value| value.len() <= VALUE_BYTES_MAX) {
+            Some(value) => {
+                shard.old.remove(&hash);
+                shard.put(hash, row(key, value), self.bytes_max);
+            }
+            None => shard.remove(hash),
+        }
+    }
+
+    /// Whole spaces are gone, or a group may have been applied in part.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            *shard.lock().expect("not poisoned: nothing panics under it") = Shard::default();
+        }
+    }
+
+    /// What the rows take, about.
+    pub fn bytes(&self) -> u64 {
+        let rows = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().expect("not poisoned: nothing panics under it");
+            let old: usize = shard.old.values().map(Row::bytes).sum();
+            shard.bytes + old
+        };
+        self.shards.iter().map(rows).sum::<usize>() as u64
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The table uses the other end of the hash.
+        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
+        shard.lock().expect("not poisoned: nothing panics under it")
+    }
+}
+
+fn row(key: &[u8], value: &[u8]) -> Row {
+    Row { key: key.into(), value: Bytes::copy_from_slice(value) }
+}
+
+impl Shard {
+    fn put(&mut self, hash: u64, row: Row, bytes_max: usize) {
+        self.bytes += row.bytes();
+        if let Some(before) = self.young.insert(hash, row) {
+            self.bytes -= before.bytes();
+        }
+        if self.bytes > bytes_max {
+            self.old = std::mem::take(&mut self.young);
+            self.bytes = 0;
+        }
+    }
+
+    fn remove(&mut self, hash: u64) {
+        self.old.remove(&hash);
+        if let Some(row) = self.young.remove(&hash) {
+            self.bytes -= row.bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> Vec<u8> {
+        format!("key:{number}").into_bytes()
+    }
+
+    #[test]
+    fn what_is_in_use_stays_and_memory_is_bounded() {
+        let rows = Rows::new(1 << 20);
+        for number in 0..100_000 {
+            rows.set(&key(number), Some(b"value"));
+            assert!(rows.get(b"key:0").is_some(), "it is asked for all the time");
+        }
+        let kept = (0..100_000).filter(|number| rows.get(&key(*number)).is_some()).count();
+        let row_bytes = ROW_BYTES + "key:99999value".len();
+        assert!(kept * row_bytes <= 1 << 20 && kept * row_bytes > 1 << 18, "{kept}");
+    }
+
+    #[test]
+    fn what_was_read_before_a_group_is_not_kept_after_it() {
+        let rows = Rows::new(1 << 20);
+        let before = rows.now().expect("nothing is applied");
+        rows.begin();
+        assert!(rows.now().is_none());
+        rows.set(b"k", Some(b"new"));
+        rows.end();
+        rows.keep(before, b"k", b"old");
+        assert_eq!(rows.get(b"k").as_deref(), Some(&b"new"[..]));
+        rows.set(b"k", None);
+        rows.keep(before, b"k", b"old");
+        assert_eq!(rows.get(b"k"), None);
+        rows.keep(rows.now().expect("nothing is applied"), b"k", b"new");
+        assert_eq!(rows.get(b"k").as_deref(), Some(&b"new"[..]));
+        rows.keep(rows.now().expect("nothing is applied"), b"large", &[0; VALUE_BYTES_MAX + 1]);
+        assert_eq!(rows.get(b"large"), None);
+        rows.set(b"k", Some(&[0; VALUE_BYTES_MAX + 1]));
+        assert_eq!(rows.get(b"k"), None, "and the small one is gone");
+    }
+}
