@@ -90,7 +90,13 @@ fn systemd(plan: &Plan, text: &mut String) {
     );
 }
 
+/// Steering that was planned for the present queues is wrong once there are more of them: then the
+/// unit, which plans twice, does it.
 fn udev(plan: &Plan, text: &mut String) {
+    let grows = |nic: &str| {
+        let channels = Place::Channels(nic.to_owned());
+        plan.changes.iter().any(|change| change.place == channels)
+    };
     for change in &plan.changes {
         match &change.place {
             Place::Channels(nic) => {
@@ -102,7 +108,8 @@ fn udev(plan: &Plan, text: &mut String) {
                 );
             }
             Place::Value(path) => {
-                if let Some((nic, attribute)) = queue_attribute(path) {
+                if let Some((nic, attribute)) = queue_attribute(path).filter(|(nic, _)| !grows(nic))
+                {
                     let _ = writeln!(
                         text,
                         "ACTION==\"add\", SUBSYSTEM==\"net\", NAME==\"{nic}\", \

@@ -70,6 +70,18 @@ fn golden_inspections() {
 }
 
 #[test]
+fn golden_exports() {
+    let tree = machines::tracked_and_balanced();
+    let root = tree.path().to_str().unwrap();
+    for dialect in ["sysctl", "systemd", "udev", "ansible"] {
+        let (code, text, error) =
+            tune(&["--root", root, "export", dialect, "--connections", "5000000"]);
+        assert_eq!((code, error.as_str()), (0, ""), "{dialect}");
+        golden(&format!("export_{dialect}.txt"), &text);
+    }
+}
+
+#[test]
 fn a_goal_that_the_machine_cannot_hold_is_refused_with_one_that_it_can() {
     let tree = machines::small_vm();
     let root = tree.path().to_str().unwrap();

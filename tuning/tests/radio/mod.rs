@@ -1,0 +1,325 @@
+//! Devices behind radios that sleep: many TCP clients in user space, on one raw socket.
+//!
+//! ```text
+//!   server's kernel ──veth──▶ raw socket: segment for a device
+//!                                │ never seen before, and not lost ─▶ acknowledged after the delay
+//!                                │ seen before                     ─▶ counted: it was sent for nothing
+//!                                │ lost, by the seed               ─▶ as if it had never come
+//! ```
+//!
+//! A device asks for each message with one byte, so that there is always one on its way. What is sent
+//! again while the radio sleeps arrives when it wakes, which is when the first copy is acknowledged;
+//! so a repeat needs no answer of its own. It offers timestamps and SACK, as devices do.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
+pub const DEVICES: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 2);
+
+/// Packets of ours find a route by this mark, and the kernel's own resets find none: to the kernel
+/// the devices' connections do not exist.
+pub const MARK: u32 = 1;
+
+/// What the path takes while the radio is awake.
+const AWAKE_MS: u64 = 50;
+const PAUSE_MS: u64 = 20;
+const MESSAGES: u32 = 6;
+const DEVICES_PER_GROUP: u16 = 20;
+const LOST_PERCENT: u64 = 3;
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const PSH: u8 = 8;
+const ACK: u8 = 16;
+
+/// What devices of one kind met.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub messages: u32,
+    /// Segments that came again although the first had arrived.
+    pub spurious: u32,
+    /// Segments that came again because the one before was lost.
+    pub needed: u32,
+}
+
+/// Every third message wakes the radio, which takes so long.
+pub const WAKE_UPS_MS: [u64; 3] = [300, 1_000, 2_000];
+
+struct Device {
+    group: usize,
+    sequence: u32,
+    expected: u32,
+    peer_time: u32,
+    messages: u32,
+    /// Where the message ends that was taken last, acknowledged or not.
+    taken_end: Option<u32>,
+    lost: Option<u32>,
+    is_up: bool,
+}
+
+enum Due {
+    Connect,
+    Acknowledge { to: u32 },
+    Ask,
+}
+
+pub struct Radio {
+    socket: Socket,
+    server: SocketAddrV4,
+    devices: BTreeMap<u16, Device>,
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    actions: BTreeMap<u64, (u16, Due)>,
+    next_action: u64,
+    random: u64,
+    begun: Instant,
+    pub counts: [Counts; WAKE_UPS_MS.len()],
+}
+
+impl Radio {
+    pub fn new(server_port: u16, seed: u64) -> io::Result<Radio> {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
+        socket.set_mark(MARK)?;
+        socket.bind(&SocketAddrV4::new(DEVICES, 0).into())?;
+        let begun = Instant::now();
+        let mut radio = Radio {
+            socket,
+            server: SocketAddrV4::new(SERVER, server_port),
+            devices: BTreeMap::new(),
+            due: BinaryHeap::new(),
+            actions: BTreeMap::new(),
+            next_action: 0,
+            random: seed,
+            begun,
+            counts: Default::default(),
+        };
+        for group in 0..WAKE_UPS_MS.len() {
+            for index in 0..DEVICES_PER_GROUP {
+                let port = 20_000 + group as u16 * 1_000 + index;
+                let device = Device {
+                    group,
+                    sequence: u32::from(port) << 8,
+                    expected: 0,
+                    peer_time: 0,
+                    messages: 0,
+                    taken_end: None,
+                    lost: None,
+                    is_up: false,
+                };
+                radio.devices.insert(port, device);
+                radio.plan(port, u64::from(index) * 7, Due::Connect);
+            }
+        }
+        Ok(radio)
+    }
+
+    /// Until every device has all of its messages.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut buffer = [0u8; 2048];
+        while self.devices.values().any(|device| device.messages < MESSAGES) {
+            if self.begun.elapsed() > PATIENCE {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "devices wait for messages"));
+            }
+            self.act()?;
+            let until = self.due.peek().map_or(Duration::from_millis(50), |Reverse((at, _))| {
+                at.saturating_duration_since(Instant::now())
+            });
+            self.socket.set_read_timeout(Some(until.max(Duration::from_millis(1))))?;
+            match self.socket.read(&mut buffer) {
+                Ok(length) => self.take(&buffer[..length])?,
+                Err(error) if is_no_packet(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self, port: u16, after_ms: u64, due: Due) {
+        self.next_action += 1;
+        self.actions.insert(self.next_action, (port, due));
+        let at = Instant::now() + Duration::from_millis(after_ms);
+        self.due.push(Reverse((at, self.next_action)));
+    }
+
+    fn act(&mut self) -> io::Result<()> {
+        while let Some(&Reverse((at, id))) = self.due.peek() {
+            if at > Instant::now() {
+                break;
+            }
+            self.due.pop();
+            let (port, due) = self.actions.remove(&id).expect("each is planned once");
+            match due {
+                Due::Connect => self.send(port, SYN, &[])?,
+                Due::Ask => {
+                    self.send(port, PSH | ACK, b"?")?;
+                    self.device(port).sequence += 1;
+                }
+                Due::Acknowledge { to } => {
+                    self.device(port).expected = to;
+                    self.send(port, ACK, &[])?;
+                    if self.device(port).messages < MESSAGES {
+                        self.plan(port, PAUSE_MS, Due::Ask);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn device(&mut self, port: u16) -> &mut Device {
+        self.devices.get_mut(&port).expect("a planned device is there")
+    }
+
+    fn take(&mut self, packet: &[u8]) -> io::Result<()> {
+        let Some(segment) = Segment::parse(packet) else { return Ok(()) };
+        // The server may still send again to devices of an earlier run, from another port.
+        let is_ours = segment.from == self.server.port();
+        let Some(device) = self.devices.get_mut(&segment.to).filter(|_| is_ours) else {
+            return Ok(());
+        };
+        assert!(segment.flags & (RST | FIN) == 0, "the server ends no connection meanwhile");
+        device.peer_time = segment.time.unwrap_or(device.peer_time);
+        if segment.flags & SYN != 0 {
+            if !device.is_up {
+                device.is_up = true;
+                device.sequence += 1;
+                let to = segment.sequence.wrapping_add(1);
+                self.plan(segment.to, AWAKE_MS, Due::Acknowledge { to });
+            }
+            return Ok(());
+        }
+        if segment.length > 0 {
+            self.take_message(&segment);
+        }
+        Ok(())
+    }
+
+    fn take_message(&mut self, segment: &Segment) {
+        let is_lost = self.is_lost();
+        let device = self.devices.get_mut(&segment.to).expect("it was found above");
+        let counts = &mut self.counts[device.group];
+        let end = segment.sequence.wrapping_add(segment.length);
+        let came = device.lost != Some(segment.sequence);
+        // Acknowledged, or taken and on its way to be acknowledged.
+        let is_known =
+            end.wrapping_sub(device.expected) as i32 <= 0 || device.taken_end == Some(end);
+        if is_known {
+            counts.spurious += 1;
+            return;
+        }
+        if !came {
+            counts.needed += 1;
+        } else if is_lost {
+            device.lost = Some(segment.sequence);
+            return;
+        }
+        device.lost = None;
+        device.taken_end = Some(end);
+        device.messages += 1;
+        counts.messages += 1;
+        let wakes = device.messages % 3 == 1;
+        let delay_ms = if wakes { WAKE_UPS_MS[device.group] } else { AWAKE_MS };
+        self.plan(segment.to, delay_ms, Due::Acknowledge { to: end });
+    }
+
+    fn is_lost(&mut self) -> bool {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % 100 < LOST_PERCENT
+    }
+
+    fn send(&mut self, port: u16, flags: u8, payload: &[u8]) -> io::Result<()> {
+        let time = self.begun.elapsed().as_millis() as u32 + 1;
+        let server = self.server;
+        let device = self.device(port);
+        let acknowledged = if flags & ACK != 0 { device.expected } else { 0 };
+        let mut segment = Vec::with_capacity(64);
+        segment.extend(port.to_be_bytes());
+        segment.extend(server.port().to_be_bytes());
+        segment.extend(device.sequence.to_be_bytes());
+        segment.extend(acknowledged.to_be_bytes());
+        segment.extend([0, flags]);
+        segment.extend(60_000u16.to_be_bytes());
+        segment.extend([0; 4]);
+        if flags & SYN != 0 {
+            // Largest segment 1,400 bytes; SACK permitted.
+            segment.extend([2, 4, 5, 120, 1, 1, 4, 2]);
+        }
+        segment.extend([1, 1, 8, 10]);
+        segment.extend(time.to_be_bytes());
+        segment.extend(device.peer_time.to_be_bytes());
+        segment[12] = ((segment.len() / 4) << 4) as u8;
+        segment.extend(payload);
+        let sum = checksum(&segment);
+        segment[16..18].copy_from_slice(&sum.to_be_bytes());
+        self.socket.send_to(&segment, &SocketAddrV4::new(SERVER, 0).into()).map(drop)
+    }
+}
+
+/// The time was over, or a signal came.
+fn is_no_packet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+struct Segment {
+    from: u16,
+    to: u16,
+    sequence: u32,
+    flags: u8,
+    length: u32,
+    time: Option<u32>,
+}
+
+impl Segment {
+    fn parse(packet: &[u8]) -> Option<Segment> {
+        let header = usize::from(packet.first()? & 15) * 4;
+        let tcp = packet.get(header..)?;
+        let word = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
+        let offset = usize::from(tcp.get(12)? >> 4) * 4;
+        Some(Segment {
+            from: u16::from_be_bytes([*tcp.first()?, *tcp.get(1)?]),
+            to: u16::from_be_bytes([*tcp.get(2)?, *tcp.get(3)?]),
+            sequence: word(4)?,
+            flags: *tcp.get(13)?,
+            length: tcp.len().checked_sub(offset)? as u32,
+            time: time(tcp.get(20..offset)?),
+        })
+    }
+}
+
+/// The sender's time, of the timestamp option.
+fn time(mut options: &[u8]) -> Option<u32> {
+    loop {
+        match *options.first()? {
+            0 => return None,
+            1 => options = &options[1..],
+            8 => return Some(u32::from_be_bytes(options.get(2..6)?.try_into().ok()?)),
+            _ => options = options.get(usize::from(*options.get(1)?).max(1)..)?,
+        }
+    }
+}
+
+/// RFC 9293, 3.1: over the addresses, the protocol, the length, and the segment.
+fn checksum(segment: &[u8]) -> u16 {
+    let mut bytes = Vec::with_capacity(segment.len() + 13);
+    bytes.extend(DEVICES.octets());
+    bytes.extend(SERVER.octets());
+    bytes.extend([0, 6]);
+    bytes.extend((segment.len() as u16).to_be_bytes());
+    bytes.extend(segment);
+    bytes.resize(bytes.len().next_multiple_of(2), 0);
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
