@@ -30,8 +30,8 @@ How it is measured:
   durable_set         both sync before they answer
   set, get            hawser-kv with durability none, Redis without persistence
   ..._p16             the same in pipelines of 16
-  cold_set, cold_get  set and get with a data set of ten times hawser-kv's block cache; Redis has it in
-                      memory
+  cold_set, cold_get  set and get with a data set of ten times hawser-kv's block cache, its only one; Redis
+                      has it in memory
 
 Examples:
   hawser-bench kv
@@ -229,6 +229,7 @@ impl Arguments {
         command.args(["--set", &format!("durability={durability}")]);
         if role == Role::Cold {
             command.args(["--set", &format!("cache_mib={}", self.cold_cache_mib)]);
+            command.args(["--set", "rows_mib=0"]);
             // Nor may the data set stand in what is not yet written to files.
             command.args(["--set", &format!("memtable_mib={}", self.cold_cache_mib / 4 + 1)]);
         }

@@ -91,6 +91,17 @@ pub enum Durability {
     None,
 }
 
+impl Durability {
+    /// As it is written in settings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Durability::Always => "always",
+            Durability::EverySec => "everysec",
+            Durability::None => "none",
+        }
+    }
+}
+
 /// Each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {

@@ -51,8 +51,10 @@ counters! {
     writer_commands: counter,
     /// Commands answered with an error because their group could not be made durable.
     writes_refused: counter,
-    /// Groups written to the log and synced.
+    /// Groups written to the log.
     groups: counter,
+    /// Syncs of the log.
+    syncs: counter,
     /// Bytes of the groups in the log.
     log_bytes: counter,
     /// Microseconds spent writing and syncing the log.

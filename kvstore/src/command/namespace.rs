@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::error::{CommandError, shown};
 use super::{Write, is_word, put_help};
+use crate::config::Durability;
 use crate::resp::reply::Reply;
 use crate::store::spaces::{NAMESPACES_MAX, Namespace};
 use crate::store::view::View;
@@ -26,6 +27,10 @@ pub fn namespace(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
         [what, name, token] if is_word(what, "add") => add(write, reply, name, token),
         [what, name, token] if is_word(what, "set") => set(write, reply, name, token),
         [what, name] if is_word(what, "del") => del(write, reply, name),
+        [what, name] if is_word(what, "durability") => durability(write, reply, name),
+        [what, name, wanted] if is_word(what, "durability") => {
+            set_durability(write, reply, name, wanted)
+        }
         [what] if is_word(what, "list") => list(write, reply),
         [what] if is_word(what, "help") => help(reply),
         [what, ..] => Err(CommandError::SubcommandSyntax(shown(what), "NAMESPACE")),
@@ -88,6 +93,32 @@ fn del(write: &mut Write<'_, '_>, reply: &mut Reply, name: &[u8]) -> Outcome {
     Ok(())
 }
 
+fn durability(write: &Write<'_, '_>, reply: &mut Reply, name: &[u8]) -> Outcome {
+    let (_, namespace) = find(write, name)?;
+    reply.bulk(namespace.durability.map_or("default", Durability::word).as_bytes());
+    Ok(())
+}
+
+/// Counts from the next group on.
+fn set_durability(
+    write: &mut Write<'_, '_>,
+    reply: &mut Reply,
+    name: &[u8],
+    wanted: &[u8],
+) -> Outcome {
+    let (name, namespace) = find(write, name)?;
+    let all = [Durability::Always, Durability::EverySec, Durability::None];
+    let known = all.into_iter().find(|durability| is_word(wanted, durability.word()));
+    if known.is_none() && !is_word(wanted, "default") {
+        return Err(CommandError::Namespace(
+            "durability is always, everysec, none, or default for what the server is set to",
+        ));
+    }
+    write.overlay.put_namespace(&name, &Namespace { durability: known, ..namespace });
+    reply.ok();
+    Ok(())
+}
+
 fn list(write: &mut Write<'_, '_>, reply: &mut Reply) -> Outcome {
     let all = write.overlay.namespaces()?;
     reply.array(all.len());
@@ -104,6 +135,8 @@ fn help(reply: &mut Reply) -> Outcome {
             "    Make a namespace; AUTH <token> opens it.",
             "DEL <name>",
             "    Delete a namespace and everything in it.",
+            "DURABILITY <name> [always|everysec|none|default]",
+            "    What its writes survive once they are answered; as the server is set up by default.",
             "LIST",
             "    The names of all namespaces.",
             "SET <name> <token>",

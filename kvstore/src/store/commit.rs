@@ -198,6 +198,7 @@ impl Committer {
             shared.stop_writes(Stopped::LogFailed);
         })?;
         shared.latencies.took(&shared.live, Event::LogSync, started.elapsed());
+        shared.metrics.syncs.fetch_add(1, Relaxed);
         shared.metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         Ok(())
     }

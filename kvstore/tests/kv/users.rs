@@ -213,6 +213,48 @@ fn a_user_has_a_limit_of_patterns() {
     assert_eq!(user.apply(b"~one-more"), Err(RuleError::TooMany));
 }
 
+/// A namespace whose writes nobody waits for costs no sync, and those of others do as before.
+#[test]
+fn a_namespace_chooses_what_its_writes_survive() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut admin = Client::unix(&config.unix);
+    assert_eq!(admin.run("NAMESPACE ADD red tulip"), ok());
+    assert_eq!(admin.run("NAMESPACE DURABILITY red"), Value::Bulk(b"default".to_vec()));
+    for wrong in ["red sometimes", "nosuch none", "nosuch"] {
+        assert!(admin.run(&format!("NAMESPACE DURABILITY {wrong}")).is_error(), "{wrong}");
+    }
+    let mut red = Client::unix(&config.unix);
+    assert_eq!(red.run("AUTH tulip"), ok());
+    let mut syncs_of = |admin: &mut Client, durability: &str| {
+        assert_eq!(admin.run(&format!("NAMESPACE DURABILITY red {durability}")), ok());
+        let before = server.metrics().syncs;
+        (0..20).for_each(|_| assert_eq!(red.run("SET a 1"), ok()));
+        server.metrics().syncs - before
+    };
+    assert_eq!(syncs_of(&mut admin, "always"), 20);
+    assert_eq!(syncs_of(&mut admin, "none"), 0);
+    assert_eq!(syncs_of(&mut admin, "default"), 20, "the server's is always");
+    assert_eq!(syncs_of(&mut admin, "none"), 0);
+    let before = server.metrics().syncs;
+    assert_eq!(admin.run("SET a 1"), ok());
+    assert_eq!(server.metrics().syncs - before, 1, "it is the namespace's alone");
+    assert!(syncs_of(&mut admin, "everysec") < 20, "only the clock's");
+    let before = server.metrics().syncs;
+    assert_eq!(red.run("SET a 2"), ok());
+    crate::support::until("synced by the clock", || {
+        (server.metrics().syncs > before).then_some(())
+    });
+    stop(server);
+
+    // It is data like the token.
+    let server = start(&config);
+    let mut admin = Client::unix(&config.unix);
+    assert_eq!(admin.run("NAMESPACE DURABILITY red"), Value::Bulk(b"everysec".to_vec()));
+    stop(server);
+}
+
 #[test]
 fn a_token_opens_its_namespace_only() {
     let dir = TempDir::new();
