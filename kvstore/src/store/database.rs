@@ -94,7 +94,7 @@ impl Database {
         Ok(database)
     }
 
-    /// With so many bytes for rows that were read or written lately.
+    /// With so many bytes for rows that were read lately.
     pub fn with_rows(mut self, bytes_max: usize) -> Database {
         self.rows = Rows::new(bytes_max);
         self

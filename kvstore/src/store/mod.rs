@@ -8,7 +8,7 @@
 //! view        what commands read from
 //! overlay     the changes of a group
 //! database    RocksDB
-//! rows        what was read or written lately, in front of it
+//! rows        what was read lately, in front of it
 //! settings    how RocksDB is set up, and why
 //! log         the write log, and reading it while it is written
 //! group       jobs that are run together

@@ -207,6 +207,10 @@ pub struct Writer {
     knows_of_break: bool,
 }
 
+/// Commands of a group that is landed by the writer's own thread, at most: to apply so many takes as long as
+/// to wake another.
+const LANDED_HERE_MAX: usize = 64;
+
 /// Says that the writer is gone when a panic has ended it.
 struct Alarm(Arc<Shared>);
 
@@ -422,11 +426,10 @@ impl Writer {
         }
     }
 
-    /// Lands a group here when it has nothing to wait for.
+    /// Lands a small group here when it has nothing to wait for. A large one is worth another thread.
     fn send(&self, landing: Landing, durability: Durability) {
-        if self.committer.is_idle()
-            && (durability != Durability::Always || landing.change.is_none())
-        {
+        let waits = durability == Durability::Always && landing.change.is_some();
+        if self.committer.is_idle() && !waits && landing.commands <= LANDED_HERE_MAX {
             return self.committer.land(vec![landing]);
         }
         self.committer.takes_off();
