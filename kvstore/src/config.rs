@@ -73,7 +73,7 @@ impl Default for Config {
             log_segment_mib: 64,
             cache_mib: 128,
             rows_mib: 64,
-            memtable_mib: 64,
+            memtable_mib: 32,
         }
     }
 }

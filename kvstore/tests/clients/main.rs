@@ -17,7 +17,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 const PASSWORD: &str = "sesame";
 
@@ -87,21 +88,17 @@ fn run(command: &mut Command) -> String {
     });
     // Or else reading would wait for our own end of the pipe.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let reader = std::thread::spawn(move || std::io::read_to_string(output).expect("text"));
-    let started = Instant::now();
-    let status = loop {
-        match child.try_wait().expect("our child") {
-            Some(status) => break Some(status),
-            None if started.elapsed() > DEADLINE => {
-                child.kill().expect("our child");
-                child.wait().expect("our child");
-                break None;
-            }
-            None => std::thread::sleep(Duration::from_millis(10)),
-        }
-    };
-    let output = reader.join().expect("it reads");
-    assert!(status.is_some_and(|status| status.success()), "{status:?}:\n{output}");
+    // It ends when nobody holds the other end any more, so when the program has ended.
+    let (sender, printed) = mpsc::channel();
+    std::thread::spawn(move || sender.send(std::io::read_to_string(output)));
+    let output = printed.recv_timeout(DEADLINE);
+    if output.is_err() {
+        child.kill().expect("our child");
+    }
+    let status = child.wait().expect("our child");
+    let output = output.unwrap_or_else(|_| panic!("{:?} does not end", command.get_program()));
+    let output = output.expect("text");
+    assert!(status.success(), "{status:?}:\n{output}");
     print!("{output}");
     output
 }
