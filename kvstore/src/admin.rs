@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::prometheus;
 use crate::shared::Shared;
 
 const REQUEST_BYTES_MAX: usize = 4096;
@@ -36,7 +37,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
     let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     let (status, body) = match path {
-        b"/metrics" => ("200 OK", metrics(shared)),
+        b"/metrics" => ("200 OK", prometheus::text(shared)),
         b"/health" => health(shared),
         _ => ("404 Not Found", "try /metrics or /health\n".to_string()),
     };
@@ -56,15 +57,4 @@ pub fn health(shared: &Shared) -> (&'static str, String) {
         None => ("200 OK", "ok\n".to_string()),
         Some(why) => ("503 Service Unavailable", format!("{why}\n")),
     }
-}
-
-fn metrics(shared: &Shared) -> String {
-    let mut text = String::new();
-    for (name, kind, help, value) in shared.metrics.snapshot().rows() {
-        let help = help.trim();
-        text.push_str(&format!(
-            "# HELP hawser_kv_{name} {help}\n# TYPE hawser_kv_{name} {kind}\nhawser_kv_{name} {value}\n"
-        ));
-    }
-    text
 }

@@ -61,8 +61,9 @@ pub struct Facts {
     pub channels: usize,
     pub patterns: usize,
     pub shard_channels: usize,
-    /// Commands queued since MULTI.
+    /// Commands queued since MULTI, and their bytes.
     pub queued: Option<usize>,
+    pub queued_bytes: usize,
     pub input_bytes: usize,
     pub input_room: usize,
     pub output_bytes: usize,
@@ -99,6 +100,7 @@ impl Client {
             patterns: 0,
             shard_channels: 0,
             queued: None,
+            queued_bytes: 0,
             input_bytes: 0,
             input_room: 0,
             output_bytes: 0,
@@ -242,6 +244,19 @@ impl Client {
     }
 }
 
+/// What all connections have together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub subscribed: u64,
+    /// Buffers of what was read, with their room.
+    pub input_bytes: u64,
+    pub input_bytes_largest: u64,
+    pub output_bytes: u64,
+    pub output_bytes_largest: u64,
+    pub outbox_bytes: u64,
+    pub queued_bytes: u64,
+}
+
 /// All connections, by id.
 #[derive(Default)]
 pub struct Clients {
@@ -275,6 +290,25 @@ impl Clients {
     /// In the order they came.
     pub fn all(&self) -> Vec<Arc<Client>> {
         self.lock().values().cloned().collect()
+    }
+
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for client in self.all() {
+            let outbox_bytes = client.outbox_size().1 as u64;
+            let facts = client.facts();
+            let input_bytes = (facts.input_bytes + facts.input_room) as u64;
+            let output_bytes = facts.output_bytes as u64;
+            totals.subscribed += u64::from(facts.is_subscribed());
+            totals.input_bytes += input_bytes;
+            totals.input_bytes_largest = totals.input_bytes_largest.max(input_bytes);
+            totals.output_bytes += output_bytes;
+            totals.output_bytes_largest =
+                totals.output_bytes_largest.max(output_bytes + outbox_bytes);
+            totals.outbox_bytes += outbox_bytes;
+            totals.queued_bytes += facts.queued_bytes as u64;
+        }
+        totals
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Client>>> {

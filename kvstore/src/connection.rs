@@ -8,6 +8,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use mio::event::{Event, Source};
@@ -200,6 +201,9 @@ impl Connection {
                 let client = self.session.client.id;
                 let (work, protocol) = (Work::Forget { client }, self.session.reply.protocol());
                 desk.jobs.push(Job { work, protocol, caller: Caller::nobody() });
+                // Whoever looks before the writer has come to it should not see it as blocked.
+                let blocked = &self.session.shared().metrics.blocked_clients;
+                _ = blocked.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
             }
         }
         next

@@ -1,5 +1,6 @@
 //! Events that took longer than a threshold, by kind: LATENCY. Nothing is kept while the threshold is 0,
-//! as it is until `latency-monitor-threshold` is set.
+//! as it is until `latency-monitor-threshold` is set. How long the log and the database take is counted
+//! all the same, for the metrics.
 //!
 //! ```text
 //! command       running one command
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::store::database::unix_ms;
 
@@ -47,10 +49,17 @@ pub struct Series {
 #[derive(Default)]
 pub struct Latencies {
     events: Mutex<BTreeMap<&'static str, Series>>,
+    pub log_sync: Histogram,
+    pub db_apply: Histogram,
 }
 
 impl Latencies {
     pub fn took(&self, live: &Live, event: Event, took: Duration) {
+        match event {
+            Event::LogSync => self.log_sync.took(took),
+            Event::DbApply => self.db_apply.took(took),
+            Event::Command | Event::FastCommand => {}
+        }
         let threshold_ms = live.latency_threshold_ms();
         let ms = took.as_millis() as u64;
         if threshold_ms > 0 && ms >= threshold_ms {

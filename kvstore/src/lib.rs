@@ -29,11 +29,14 @@
 //! pause       when no commands are run
 //! users       who may do what
 //! live        the settings that change while the server runs
+//! histogram   how long something took
 //! stats       how often commands ran and how long
 //! slowlog     commands that took long
 //! latency     what else took long
 //! process     what the kernel says about this process
+//! memory      where the memory goes
 //! metrics     counters
+//! prometheus  what /metrics says
 //! admin       /metrics and /health
 //! program     the command line of it all
 //! ```
@@ -82,6 +85,8 @@ pub mod users;
 
 pub mod live;
 
+pub mod histogram;
+
 pub mod stats;
 
 pub mod slowlog;
@@ -90,7 +95,11 @@ pub mod latency;
 
 pub mod process;
 
+pub mod memory;
+
 pub mod metrics;
+
+pub mod prometheus;
 
 pub mod admin;
 

@@ -51,8 +51,14 @@ counters! {
     writer_commands: counter,
     /// Commands answered with an error because their group could not be made durable.
     writes_refused: counter,
-    /// Groups written to the log.
+    /// Reads that found their key.
+    keyspace_hits: counter,
+    /// Reads that did not.
+    keyspace_misses: counter,
+    /// Groups written to the log; writer_commands divided by it is what they hold.
     groups: counter,
+    /// Bytes of the last group.
+    group_bytes: gauge,
     /// Syncs of the log.
     syncs: counter,
     /// Bytes of the groups in the log.

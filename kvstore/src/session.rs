@@ -592,7 +592,8 @@ impl Session {
                 self.watched = WatchSet::new(self.shared.clone());
                 self.reply.ok();
             }
-            SessionCommand::Discard
+            SessionCommand::Denied
+            | SessionCommand::Discard
             | SessionCommand::Exec
             | SessionCommand::Multi
             | SessionCommand::Quit
@@ -619,6 +620,9 @@ impl Session {
         let Access::Session(command) = queued.command.access else {
             unreachable!("the writer runs the others");
         };
+        if command == SessionCommand::Denied {
+            return self.denied(&queued);
+        }
         if self.run_session(command, &queued.args).is_some() {
             self.reply.error("ERR Command not allowed inside a transaction");
         }
@@ -664,11 +668,42 @@ impl Session {
             self.reply.error("EXECABORT Transaction discarded because of previous errors.");
             return None;
         }
-        let commands = transaction.commands;
+        let mut commands = transaction.commands;
+        self.deny(&mut commands);
         let is_own = |queued: &&Queued| matches!(queued.command.access, Access::Session(_));
         self.own = commands.iter().filter(is_own).cloned().collect();
         self.selected_by_transaction = Some(transaction.selected);
         Some(Step::Submit(Work::Transaction { commands, watched }))
+    }
+
+    /// Rights may have changed since the commands were queued.
+    fn deny(&self, commands: &mut [Queued]) {
+        for queued in commands {
+            if self.check(queued.facts, &queued.args).is_some() {
+                queued.command = &table::DENIED;
+            }
+        }
+    }
+
+    /// The answer of a command in a transaction that may no longer be run.
+    fn denied(&mut self, queued: &Queued) {
+        let denied = self.check(queued.facts, &queued.args);
+        let why = match &denied {
+            Some(Denied::Command(_)) => "no permission to execute the command or subcommand",
+            Some(Denied::Key(_)) => "no permission to touch the specified keys",
+            Some(Denied::Channel(_)) => {
+                "no permission to access one of the channels used as arguments"
+            }
+            // They have changed once more.
+            None => "no permission",
+        };
+        if let Some(denied) = denied {
+            self.log_denial(Denial::of(&denied, true), None);
+        }
+        self.refuse(&format!(
+            "NOPERM ACLs rules changed between the moment the transaction was accumulated and the \
+             EXEC call. This command is no longer allowed for the following reason: {why}"
+        ));
     }
 
     fn discard(&mut self) {

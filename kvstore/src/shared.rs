@@ -165,6 +165,13 @@ impl Shared {
         self.latencies.took(&self.live, event, took);
     }
 
+    /// How many files the write log has, and their bytes. 0 where that cannot be known.
+    pub fn log_files(&self) -> (u64, u64) {
+        let entries = std::fs::read_dir(self.config.dir.join("log")).into_iter().flatten();
+        let sizes = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
+    }
+
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
@@ -190,6 +197,8 @@ impl Shared {
             &metrics.read_commands,
             &metrics.writer_commands,
             &metrics.protocol_errors_total,
+            &metrics.keyspace_hits,
+            &metrics.keyspace_misses,
         ] {
             counter.store(0, Relaxed);
         }

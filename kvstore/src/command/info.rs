@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::error::CommandError;
 use super::{Read, is_word};
+use crate::memory;
 use crate::process::Usage;
 use crate::resp::reply::Reply;
 use crate::shared::REDIS_VERSION;
@@ -101,21 +102,22 @@ fn server(read: &Read<'_>, text: &mut String) {
 }
 
 fn clients(read: &Read<'_>, text: &mut String) {
-    let metrics = &read.shared.metrics;
+    let (metrics, totals) = (&read.shared.metrics, read.shared.clients.totals());
     facts!(text,
         "connected_clients": metrics.connections.load(Relaxed),
         "cluster_connections": 0,
         "maxclients": read.shared.live.connections_max(),
-        "client_recent_max_input_buffer": 0,
-        "client_recent_max_output_buffer": 0,
+        "client_recent_max_input_buffer": totals.input_bytes_largest,
+        "client_recent_max_output_buffer": totals.output_bytes_largest,
         "blocked_clients": metrics.blocked_clients.load(Relaxed),
         "tracking_clients": 0,
         "clients_in_timeout_table": 0,
+        "subscribed_clients": totals.subscribed,
     );
 }
 
 fn memory(read: &Read<'_>, text: &mut String) {
-    let (usage, database) = (Usage::now(), &read.shared.database);
+    let usage = Usage::now();
     let (used, peak) = (usage.resident_bytes, usage.resident_bytes_peak);
     facts!(text,
         "used_memory": used,
@@ -132,13 +134,18 @@ fn memory(read: &Read<'_>, text: &mut String) {
         "mem_fragmentation_ratio": "1.00",
         "mem_allocator": "mimalloc",
         "lazyfree_pending_objects": 0,
-        "block_cache_bytes": database.property_of_one("rocksdb.block-cache-usage"),
-        "block_cache_bytes_max": (read.shared.config.cache_mib as u64) << 20,
-        "rows_bytes": database.rows().bytes(),
-        "rows_bytes_max": (read.shared.config.rows_mib as u64) << 20,
-        "memtable_bytes": database.property("rocksdb.cur-size-all-mem-tables"),
-        "table_readers_bytes": database.property("rocksdb.estimate-table-readers-mem"),
+        "mem_clients_normal": read.shared.clients.totals().input_bytes,
+        "mem_aof_buffer": read.shared.metrics.group_bytes.load(Relaxed),
     );
+    let parts = memory::parts(read.shared);
+    let known: u64 = parts.iter().map(|part| part.bytes).sum();
+    for part in parts {
+        put_line(text, format_args!("{}_bytes:{}", part.name, part.bytes));
+        if let Some(bytes_max) = part.bytes_max {
+            put_line(text, format_args!("{}_bytes_max:{bytes_max}", part.name));
+        }
+    }
+    facts!(text, "other_bytes": used.saturating_sub(known),);
 }
 
 /// As Redis writes sizes for people.
@@ -159,6 +166,7 @@ fn persistence(read: &Read<'_>, text: &mut String) {
     let (metrics, database) = (read.shared.metrics.snapshot(), &read.shared.database);
     let trouble = read.shared.trouble();
     let status = if trouble.is_none() { "ok" } else { "err" };
+    let (log_files, log_disk_bytes) = read.shared.log_files();
     facts!(text,
         "loading": 0,
         "async_loading": 0,
@@ -177,6 +185,8 @@ fn persistence(read: &Read<'_>, text: &mut String) {
         "log_bytes": metrics.log_bytes,
         "log_micros": metrics.log_micros,
         "apply_micros": metrics.apply_micros,
+        "log_files": log_files,
+        "log_disk_bytes": log_disk_bytes,
         "checkpoints": metrics.checkpoints,
         "checkpoint_failures": metrics.checkpoint_failures,
         "writes_refused": metrics.writes_refused,
@@ -197,7 +207,10 @@ fn stats(read: &Read<'_>, text: &mut String) {
         "sync_full": 0,
         "sync_partial_ok": 0,
         "sync_partial_err": 0,
+        "expired_keys": read.shared.database.dropped().expired_keys.load(Relaxed),
         "evicted_keys": 0,
+        "keyspace_hits": metrics.keyspace_hits,
+        "keyspace_misses": metrics.keyspace_misses,
         "latest_fork_usec": 0,
         "total_forks": 0,
         "tracking_total_keys": 0,
@@ -241,13 +254,14 @@ fn modules(_: &Read<'_>, _: &mut String) {}
 
 fn commandstats(read: &Read<'_>, text: &mut String) {
     for row in read.shared.stats.rows() {
-        let per_call = if row.calls == 0 { 0.0 } else { row.micros as f64 / row.calls as f64 };
+        let (calls, micros) = (row.times.calls(), row.times.micros);
+        let per_call = if calls == 0 { 0.0 } else { micros as f64 / calls as f64 };
         put_line(
             text,
             format_args!(
-                "cmdstat_{}:calls={},usec={},usec_per_call={per_call:.2},rejected_calls={},\
-                 failed_calls={}",
-                row.name, row.calls, row.micros, row.rejected, row.failed
+                "cmdstat_{}:calls={calls},usec={micros},usec_per_call={per_call:.2},\
+                 rejected_calls={},failed_calls={}",
+                row.name, row.rejected, row.failed
             ),
         );
     }
@@ -260,8 +274,8 @@ fn errorstats(read: &Read<'_>, text: &mut String) {
 }
 
 fn latencystats(read: &Read<'_>, text: &mut String) {
-    for row in read.shared.stats.rows().into_iter().filter(|row| row.calls > 0) {
-        let [p50, p99, p999] = [50.0, 99.0, 99.9].map(|percent| row.percentile(percent));
+    for row in read.shared.stats.rows().into_iter().filter(|row| row.times.calls() > 0) {
+        let [p50, p99, p999] = [50.0, 99.0, 99.9].map(|percent| row.times.percentile(percent));
         put_line(
             text,
             format_args!(

@@ -119,7 +119,7 @@ fn advice(name: &str, series: &Series) -> String {
 }
 
 fn histogram(read: &Read<'_>, reply: &mut Reply) -> Outcome {
-    let rows = read.shared.stats.rows().into_iter().filter(|row| row.calls > 0);
+    let rows = read.shared.stats.rows().into_iter().filter(|row| row.times.calls() > 0);
     let wanted: Vec<Row> = match &read.args[2..] {
         [] => rows.collect(),
         names => {
@@ -136,9 +136,9 @@ fn histogram(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         reply.bulk(row.name.as_bytes());
         reply.map(2);
         reply.bulk(b"calls");
-        reply.integer(row.calls as i64);
+        reply.integer(row.times.calls() as i64);
         reply.bulk(b"histogram_usec");
-        let buckets = row.histogram();
+        let buckets = row.times.steps();
         reply.map(buckets.len());
         for (micros, below) in buckets {
             reply.integer(micros as i64);

@@ -267,7 +267,7 @@ impl<'k> Members<'k> {
 
 impl<'a> Read<'a> {
     pub fn members(&self, kind: Kind) -> Result<Option<Members<'a>>, CommandError> {
-        Members::find(self.view, self.now_ms, &self.args[1], kind)
+        self.counted(Members::find(self.view, self.now_ms, &self.args[1], kind))
     }
 }
 

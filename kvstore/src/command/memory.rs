@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use super::error::CommandError;
 use super::{Read, integer, is_word, put_help, subcommand};
+use crate::memory::{self, Part};
 use crate::process::Usage;
 use crate::resp::reply::Reply;
 use crate::store::layout::{self, Family};
@@ -60,40 +61,36 @@ fn usage(read: &Read<'_>, reply: &mut Reply) -> Outcome {
 }
 
 fn stats(read: &Read<'_>, reply: &mut Reply) -> Outcome {
-    let usage = Usage::now();
-    let database = &read.shared.database;
-    let config = &read.shared.config;
-    let facts = [
+    let (usage, database) = (Usage::now(), &read.shared.database);
+    let parts = memory::parts(read.shared);
+    let all = [
         ("peak.allocated", usage.resident_bytes_peak),
         ("total.allocated", usage.resident_bytes),
         ("keys.count", database.property("rocksdb.estimate-num-keys")),
-        ("block-cache.bytes", database.property_of_one("rocksdb.block-cache-usage")),
-        ("block-cache.bytes-max", (config.cache_mib as u64) << 20),
-        ("rows.bytes", database.rows().bytes()),
-        ("rows.bytes-max", (config.rows_mib as u64) << 20),
-        ("memtables.bytes", database.property("rocksdb.cur-size-all-mem-tables")),
-        ("table-readers.bytes", database.property("rocksdb.estimate-table-readers-mem")),
         ("dataset.disk-bytes", database.property("rocksdb.live-sst-files-size")),
     ];
+    let mut facts: Vec<(String, u64)> =
+        all.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    for part in parts {
+        let name = part.name.replace('_', "-");
+        facts.push((format!("{name}.bytes"), part.bytes));
+        facts.extend(part.bytes_max.map(|max| (format!("{name}.bytes-max"), max)));
+    }
     reply.map(facts.len());
     for (name, value) in facts {
         reply.bulk(name.as_bytes());
-        reply.integer(value as i64);
+        reply.integer(i64::try_from(value).unwrap_or(i64::MAX));
     }
     Ok(())
 }
 
 fn doctor(read: &Read<'_>, reply: &mut Reply) -> Outcome {
-    let database = &read.shared.database;
-    let configured = (read.shared.config.cache_mib as u64) << 20;
-    let memtables = database.property("rocksdb.cur-size-all-mem-tables");
-    let rows = database.rows().bytes();
-    let used = Usage::now().resident_bytes;
-    let text = format!(
-        "The process has {used} bytes of memory: up to {configured} of block cache (cache_mib), \
-         {rows} in single rows (rows_mib), {memtables} in memtables (memtable_mib), the rest for connections and their answers. \
-         Values are on disk; MEMORY USAGE shows what they take there.\n"
-    );
+    let mut text = format!("The process has {} bytes of memory.\n", Usage::now().resident_bytes);
+    for part in memory::parts(read.shared) {
+        let Part { name, bytes, by, .. } = part;
+        text += &format!("{name}: {bytes} bytes, bounded by {by}\n");
+    }
+    text += "Values are on disk; MEMORY USAGE shows what they take there.\n";
     reply.bulk(text.as_bytes());
     Ok(())
 }

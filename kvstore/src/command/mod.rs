@@ -50,6 +50,8 @@ pub mod strings;
 pub mod table;
 pub mod wait;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use bytes::Bytes;
 
 use crate::command::error::{CommandError, shown};
@@ -107,7 +109,23 @@ pub fn find(view: &dyn View, now_ms: u64, key: &[u8]) -> Result<Option<Live>, Co
 
 impl Read<'_> {
     pub fn find(&self, key: &[u8]) -> Result<Option<Live>, CommandError> {
-        find(self.view, self.now_ms, key)
+        self.counted(find(self.view, self.now_ms, key))
+    }
+
+    /// Counts whether a key was found, of another type or not.
+    pub fn counted<T>(
+        &self,
+        found: Result<Option<T>, CommandError>,
+    ) -> Result<Option<T>, CommandError> {
+        let metrics = &self.shared.metrics;
+        match &found {
+            Ok(None) => _ = metrics.keyspace_misses.fetch_add(1, Relaxed),
+            Ok(Some(_)) | Err(CommandError::WrongType) => {
+                metrics.keyspace_hits.fetch_add(1, Relaxed);
+            }
+            Err(_) => {}
+        }
+        found
     }
 }
 

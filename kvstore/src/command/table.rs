@@ -44,6 +44,8 @@ pub enum SessionCommand {
     Acl,
     Auth,
     Client,
+    /// What its user may no longer run when the transaction it stands in is executed.
+    Denied,
     Discard,
     Exec,
     Hello,
@@ -135,6 +137,9 @@ pub fn resolve(words: &[Bytes]) -> Result<Known, CommandError> {
 
 /// XREAD as it is run when it may wait.
 static XREAD_WAITING: Command = waiting("xread", -4, NO_KEYS, stream::xread_waiting);
+
+/// What stands in a transaction in place of a command that may no longer be run.
+pub static DENIED: Command = session("denied", 0, SessionCommand::Denied);
 
 /// Redis's text, with the first arguments.
 fn unknown(words: &[Bytes]) -> CommandError {

@@ -17,6 +17,7 @@ impl Session {
         facts.last_command = self.last_command;
         facts.protocol = self.reply.protocol();
         facts.queued = self.transaction.as_ref().map(|transaction| transaction.commands.len());
+        facts.queued_bytes = self.transaction.as_ref().map_or(0, |transaction| transaction.bytes);
         facts.input_bytes = self.input.len();
         facts.input_room = self.input.capacity() - self.input.len();
         facts.output_bytes = self.reply.len();

@@ -11,15 +11,17 @@
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use rocksdb::statistics::Ticker;
 use rocksdb::{
     BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    FlushOptions, ReadOptions, ReadTier, WriteBatch,
+    FlushOptions, Options, ReadOptions, ReadTier, WriteBatch,
 };
 use thiserror::Error;
 
@@ -55,8 +57,19 @@ impl From<Malformed> for StoreError {
 
 pub struct Database {
     rocks: Arc<DB>,
+    /// Kept because it holds RocksDB's own counters.
+    options: Options,
+    cache: Cache,
+    dropped: Arc<Dropped>,
     rows: Rows,
     spaces: Spaces,
+}
+
+/// Rows that compactions have dropped because nobody could see them any more.
+#[derive(Default)]
+pub struct Dropped {
+    pub expired_keys: AtomicU64,
+    pub members: AtomicU64,
 }
 
 impl Database {
@@ -68,28 +81,39 @@ impl Database {
     ) -> Result<Database, StoreError> {
         let shared: Arc<OnceLock<Weak<DB>>> = Arc::default();
         let cache = Cache::new_lru_cache(cache_bytes);
+        let dropped: Arc<Dropped> = Arc::default();
+        let expired = dropped.clone();
         let families = [
             ColumnFamilyDescriptor::new("default", small_family_options(&cache, memtable_bytes)),
             ColumnFamilyDescriptor::new(APPLIED, small_family_options(&cache, memtable_bytes)),
             ColumnFamilyDescriptor::new(METADATA, {
                 let mut options = family_options(Family::Metadata, &cache, memtable_bytes);
-                options.set_compaction_filter("hawser-expired", |_, key, metadata| {
+                options.set_compaction_filter("hawser-expired", move |_, key, metadata| {
                     if layout::system_name(key).is_some() {
                         return Decision::Keep;
                     }
-                    expired_metadata(metadata, unix_ms())
+                    let decision = expired_metadata(metadata, unix_ms());
+                    if let Decision::Remove = decision {
+                        expired.expired_keys.fetch_add(1, Relaxed);
+                    }
+                    decision
                 });
                 options
             }),
             ColumnFamilyDescriptor::new(MEMBER, {
                 let mut options = family_options(Family::Member, &cache, memtable_bytes);
-                options.set_compaction_filter_factory(OrphanFilters { database: shared.clone() });
+                options.set_compaction_filter_factory(OrphanFilters {
+                    database: shared.clone(),
+                    dropped: dropped.clone(),
+                });
                 options
             }),
         ];
-        let rocks = Arc::new(DB::open_cf_descriptors(&database_options(), dir, families)?);
+        let options = database_options();
+        let rocks = Arc::new(DB::open_cf_descriptors(&options, dir, families)?);
         shared.set(Arc::downgrade(&rocks)).expect("set once, here");
-        let database = Database { rocks, rows: Rows::new(0), spaces: Spaces::default() };
+        let (rows, spaces) = (Rows::new(0), Spaces::default());
+        let database = Database { rocks, options, cache, dropped, rows, spaces };
         database.load_spaces()?;
         Ok(database)
     }
@@ -253,6 +277,29 @@ impl Database {
         }
     }
 
+    /// What RocksDB has counted since the start.
+    pub fn ticker(&self, ticker: Ticker) -> u64 {
+        self.options.get_ticker_count(ticker)
+    }
+
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.get_usage() as u64
+    }
+
+    pub fn dropped(&self) -> &Dropped {
+        &self.dropped
+    }
+
+    /// Files of one level, over the families with data.
+    pub fn files_at_level(&self, level: usize) -> u64 {
+        let name = format!("rocksdb.num-files-at-level{level}");
+        let files = |family| {
+            let value = self.rocks.property_value_cf(self.family(family), &name).ok().flatten();
+            value.and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        [Family::Metadata, Family::Member].into_iter().map(files).sum()
+    }
+
     /// A number RocksDB keeps for all families together.
     pub fn property_of_one(&self, name: &str) -> u64 {
         let value = self.rocks.property_int_value_cf(self.family_named(METADATA), name);
@@ -290,13 +337,15 @@ fn expired_metadata(metadata: &[u8], now_ms: u64) -> Decision {
 
 struct OrphanFilters {
     database: Arc<OnceLock<Weak<DB>>>,
+    dropped: Arc<Dropped>,
 }
 
 impl CompactionFilterFactory for OrphanFilters {
     type Filter = OrphanFilter;
 
     fn create(&mut self, _: CompactionFilterContext) -> OrphanFilter {
-        OrphanFilter { database: self.database.clone(), now_ms: unix_ms(), owner: None }
+        let (database, dropped) = (self.database.clone(), self.dropped.clone());
+        OrphanFilter { database, dropped, now_ms: unix_ms(), owner: None }
     }
 
     fn name(&self) -> &CStr {
@@ -308,6 +357,7 @@ impl CompactionFilterFactory for OrphanFilters {
 /// lie together, so what is known of the last owner is kept.
 struct OrphanFilter {
     database: Arc<OnceLock<Weak<DB>>>,
+    dropped: Arc<Dropped>,
     now_ms: u64,
     owner: Option<Owner>,
 }
@@ -369,7 +419,11 @@ impl CompactionFilter for OrphanFilter {
             self.owner = self.find_owner(space, key, version);
         }
         let has_left = self.owner.as_ref().is_some_and(|owner| owner.has_left(member_key));
-        if has_left { Decision::Remove } else { Decision::Keep }
+        if !has_left {
+            return Decision::Keep;
+        }
+        self.dropped.members.fetch_add(1, Relaxed);
+        Decision::Remove
     }
 
     fn name(&self) -> &CStr {

@@ -7,6 +7,7 @@
 //! Memory: the block cache (`cache_mib`), which also holds indexes and filters; the memtables, up to four
 //! of `memtable_mib` for each of the two families with data; some 100 KiB for each open file.
 
+use rocksdb::statistics::StatsLevel;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, Options,
 };
@@ -58,6 +59,9 @@ pub fn database_options() -> Options {
     options.set_auto_tuned_ratelimiter(WRITE_BYTES_PER_S_MAX, REFILL_PERIOD_US, FAIRNESS);
     // Whoever ends a read must not pay for deleting files that a compaction has made old meanwhile.
     options.set_avoid_unnecessary_blocking_io(true);
+    // Hits of the cache and stalls are counted, which costs an addition each; histograms cost a clock.
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     // RocksDB's text logs. Ours has what a person must know.
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 << 20);

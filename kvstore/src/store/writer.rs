@@ -407,6 +407,7 @@ impl Writer {
         metrics.log_micros.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         metrics.log_bytes.fetch_add(record.len() as u64, Relaxed);
         metrics.groups.fetch_add(1, Relaxed);
+        metrics.group_bytes.store(record.len() as u64, Relaxed);
         let has_moved = overlay.has_moved();
         let layer = Arc::new(overlay.into_layer());
         self.layers.push_back(layer.clone());

@@ -1,6 +1,10 @@
 //! What operators and their tools read and set: INFO, CONFIG, SLOWLOG, LATENCY, MEMORY.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
+
+use hawser_kv::{Config, Handle};
 
 use crate::differential::Oracle;
 use crate::support::{Client, TempDir, Value, config, start, stop};
@@ -217,6 +221,149 @@ fn time_and_role_are_those_of_a_single_redis() {
     };
     let (before, now, after) = (theirs.run("TIME"), ours.run("TIME"), theirs.run("TIME"));
     assert!((seconds(before)..=seconds(after)).contains(&seconds(now)));
+    stop(server);
+}
+
+/// What `/metrics` answers.
+fn metrics(server: &Handle) -> String {
+    let address = server.admin_address().expect("it listens");
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("sent");
+    let answer = std::io::read_to_string(stream).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    body.to_string()
+}
+
+#[test]
+fn metrics_are_those_of_the_table() {
+    const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/METRICS.md");
+    let dir = TempDir::new();
+    let config = Config { admin: "127.0.0.1:0".into(), ..config(&dir) };
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    for command in ["SET a 1", "GET a", "GET none", "INCR", "HSET a f v", "NOSUCH"] {
+        client.run(command);
+    }
+    let text = metrics(&server);
+    let mut families = BTreeMap::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# ")) {
+        let [what, name, rest] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let family: &mut [String; 2] = families.entry(name).or_default();
+        family[usize::from(what == "HELP")] = rest.to_string();
+    }
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = name.split('{').next().expect("a name");
+        let of_histogram = ["_bucket", "_sum", "_count"].map(|end| name.strip_suffix(end));
+        let names = [Some(name)].into_iter().chain(of_histogram).flatten();
+        assert!(names.into_iter().any(|name| families.contains_key(name)), "{line}");
+    }
+    for sample in [
+        "hawser_kv_keyspace_hits 1",
+        "hawser_kv_keyspace_misses 1",
+        "hawser_kv_command_seconds_count{command=\"set\"} 1",
+        "hawser_kv_commands_failed_total{command=\"hset\"} 1",
+        "hawser_kv_commands_rejected_total{command=\"incr\"} 1",
+        "hawser_kv_errors_total{code=\"WRONGTYPE\"} 1",
+        "hawser_kv_log_sync_seconds_count 1",
+        "hawser_kv_apply_seconds_bucket{le=\"+Inf\"} 1",
+        "hawser_kv_memory_max_bytes{part=\"block_cache\"} 8388608",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "no {sample} in\n{text}");
+    }
+    let row =
+        |(name, [kind, help]): (&&str, &[String; 2])| format!("| `{name}` | {kind} | {help} |\n");
+    let rows: String = families.iter().map(row).collect();
+    let table = format!("| name | kind | meaning |\n|---|---|---|\n{rows}");
+    let page = std::fs::read_to_string(TABLE).expect("the page");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let head = page.split("| name |").next().expect("what stands before the table");
+        std::fs::write(TABLE, format!("{head}{table}")).expect("written");
+    } else {
+        assert!(page.ends_with(&table), "UPDATE_GOLDEN=1 rewrites METRICS.md");
+    }
+    stop(server);
+}
+
+/// Every part of the memory has its bytes, and those that have a bound in bytes are within it.
+#[test]
+fn memory_is_accounted_for() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let mut other = Client::unix(&config.unix);
+    other.run("MULTI");
+    other.call(&["SET", "a", &"v".repeat(100_000)]);
+    other.send(b"*2\r\n$4\r\nECHO\r\n$1000\r\n");
+    for number in 0..100 {
+        client.call(&["SET", &format!("k{number}"), &"v".repeat(10_000)]);
+    }
+    let memory = info(&mut client, "INFO memory").remove("Memory").expect("the section");
+    let bytes = |name: &str| memory[name].parse::<u64>().expect("a number");
+    for part in [
+        "block_cache",
+        "rows",
+        "memtables",
+        "client_input",
+        "client_output",
+        "client_outbox",
+        "transactions",
+        "group",
+        "slowlog",
+    ] {
+        let (used, max) = (bytes(&format!("{part}_bytes")), bytes(&format!("{part}_bytes_max")));
+        assert!(used <= max, "{part}: {used} of {max}");
+    }
+    assert!(bytes("transactions_bytes") >= 100_000, "{memory:?}");
+    assert!(bytes("memtables_bytes") >= 100_000, "{memory:?}");
+    assert!(bytes("group_bytes") >= 10_000, "{memory:?}");
+    assert!(bytes("client_input_bytes") > 0 && bytes("other_bytes") > 0, "{memory:?}");
+    stop(server);
+}
+
+/// What finds its key and what does not is counted as Redis counts it.
+#[test]
+fn hits_and_misses_are_those_of_redis() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let counts = |client: &mut Client| {
+        for command in [
+            "SET a 1",
+            "GET a",
+            "GET none",
+            "MGET a none a",
+            "HSET h f v",
+            "HGET h f",
+            "HGET none f",
+            "EXISTS a none h",
+            "RPUSH l 1",
+            "LRANGE l 0 -1",
+            "LLEN none",
+            "SADD s 1",
+            "SISMEMBER s 1",
+            "ZADD z 1 a",
+            "ZSCORE z a",
+            "ZRANGE none 0 -1",
+            "XADD x 1-1 f v",
+            "XRANGE x - +",
+            "XLEN none",
+            "TTL a",
+            "TYPE none",
+            "STRLEN a",
+        ] {
+            assert!(!client.run(command).is_error(), "{command}");
+        }
+        let stats = info(client, "INFO stats").remove("Stats").expect("the section");
+        ["keyspace_hits", "keyspace_misses"].map(|name| stats[name].clone())
+    };
+    assert_eq!(counts(&mut Client::unix(&config.unix)), counts(&mut oracle.connect()));
     stop(server);
 }
 

@@ -122,6 +122,13 @@ fn every_command_of_redis_is_here_or_left_out() {
         assert!(is_known, "{} is a command of nobody", command.name);
         let facts = catalogue::find(command.name.as_bytes()).expect("it is in the catalogue");
         assert_eq!(command.arity, facts.arity, "{}", command.name);
+        let keys = [command.keys.0, command.keys.1, command.keys.2].map(i32::from);
+        let is_known = |facts: &catalogue::Facts| facts.first_last_step == keys;
+        let is_of_subcommand = facts.subcommands().iter().any(is_known);
+        // Commands about the connection have no keys in the table; WATCH finds its own.
+        let is_about_connection = matches!(command.access, table::Access::Session(_));
+        let is_right = is_known(facts) || is_of_subcommand || is_about_connection;
+        assert!(is_right, "{}: keys at {keys:?}", command.name);
     }
 }
 

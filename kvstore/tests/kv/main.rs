@@ -16,6 +16,7 @@
 //! directory     what stands in the way of using a directory
 //! limits        every limit, and what stands in the way of starting
 //! rdb           Redis's file format, and its values there and back
+//! space         what it costs to let go of large collections
 //! users         who may do what, and where
 //! pubsub        publish and subscribe
 //! whole         the process, a real client, cursors, times, compaction
@@ -37,6 +38,7 @@ mod lists;
 mod log;
 mod pubsub;
 mod rdb;
+mod space;
 mod support;
 mod users;
 mod whole;

@@ -353,3 +353,36 @@ fn databases_are_apart() {
     assert_eq!(client.run("GET a"), bulk("zero"));
     stop(server);
 }
+
+/// What a user may no longer do when a transaction is executed is not done; the rest is.
+#[test]
+fn a_transaction_asks_for_permission_again() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let run = |admin: &mut Client, user: &mut Client| {
+        admin.run("ACL SETUSER bob on >pw +@all ~* &*");
+        let mut answers = vec![user.run("AUTH bob pw")];
+        for command in
+            ["MULTI", "SET a 1", "SET b 2", "INCR a", "PUBLISH c m", "GET a", "ACL WHOAMI"]
+        {
+            answers.push(user.run(command));
+        }
+        answers.push(admin.run("ACL SETUSER bob -incr resetkeys ~a resetchannels -acl|whoami"));
+        answers.push(user.run("EXEC"));
+        answers.push(admin.run("MGET a b"));
+        let Value::Array(denials) = admin.run("ACL LOG") else { panic!("no denials") };
+        for denial in denials {
+            let Value::Array(fields) = denial else { panic!("no denial") };
+            answers.extend(fields[..8].iter().cloned());
+        }
+        answers
+    };
+    let mut clients = [(); 2].map(|()| Client::unix(&config.unix));
+    let [admin, user] = &mut clients;
+    let ours = run(admin, user);
+    assert!(format!("{ours:?}").contains("no permission to touch the specified keys"), "{ours:?}");
+    assert_eq!(ours, run(&mut oracle.connect(), &mut oracle.connect()));
+    stop(server);
+}

@@ -12,7 +12,7 @@ type Outcome = Result<(), CommandError>;
 
 impl Read<'_> {
     fn list(&self) -> Result<Option<Held>, CommandError> {
-        find_list(self.view, self.now_ms, &self.args[1])
+        self.counted(find_list(self.view, self.now_ms, &self.args[1]))
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::group::{each_pending, each_pending_of, each_row, find_group, lag};
 use super::read::{entries, put_entry};
-use super::{each_entry, find_stream, id};
+use super::{each_entry, id};
 use crate::command::error::{CommandError, shown};
 use crate::command::{Read, integer, is_word, put_help, subcommand};
 use crate::resp::reply::Reply;
@@ -31,7 +31,7 @@ pub fn xinfo(read: &Read<'_>, reply: &mut Reply) -> Outcome {
 }
 
 fn found_stream(read: &Read<'_>) -> Result<Stream, CommandError> {
-    let found = find_stream(read.view, read.now_ms, &read.args[2])?;
+    let found = read.find_stream(&read.args[2])?;
     found.map(|(stream, _)| stream).ok_or(CommandError::NoSuchKey)
 }
 

@@ -28,7 +28,7 @@ pub mod xgroup;
 use std::ops::ControlFlow;
 
 use super::error::CommandError;
-use super::find;
+use super::{Read, find};
 use crate::store::layout::{self, Family, Kind, Stream, StreamId};
 use crate::store::view::{Direction, View};
 
@@ -39,6 +39,12 @@ pub fn find_stream(
 ) -> Result<Option<(Stream, u64)>, CommandError> {
     let Some(live) = find(view, now_ms, key)? else { return Ok(None) };
     Ok(Some((Stream::decode(live.expect(Kind::Stream)?)?, live.header.expires_at_ms)))
+}
+
+impl Read<'_> {
+    pub fn find_stream(&self, key: &[u8]) -> Result<Option<(Stream, u64)>, CommandError> {
+        self.counted(find_stream(self.view, self.now_ms, key))
+    }
 }
 
 /// Called with each entry until it breaks.

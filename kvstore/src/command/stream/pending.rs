@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::group::{each_pending, each_pending_of, each_row, find_consumer, find_group};
-use super::{find_stream, id};
+use super::id;
 use crate::command::error::{CommandError, shown};
 use crate::command::{Read, integer, is_word};
 use crate::resp::reply::Reply;
@@ -47,7 +47,7 @@ pub fn xpending(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let range = Range::parse(read.args)?;
     let (key, name) = (&read.args[1], &read.args[2]);
     let missing = || CommandError::NoGroup(shown(key), shown(name));
-    let (stream, _) = find_stream(read.view, read.now_ms, key)?.ok_or_else(missing)?;
+    let (stream, _) = read.find_stream(key)?.ok_or_else(missing)?;
     let group = find_group(read.view, key, &stream, name)?.ok_or_else(missing)?;
     match range {
         Some(range) => put_range(read, reply, (&stream, &group), &range),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{each_entry, find_stream, first_entry_from, id};
+use super::{each_entry, first_entry_from, id};
 use crate::command::error::CommandError;
 use crate::command::wait::{Flow, Patience, Wait, timeout_ms};
 use crate::command::{Read, Write, integer, is_word};
@@ -19,7 +19,7 @@ type Outcome = Result<(), CommandError>;
 const COUNT_OF_WAITING: u64 = 1000;
 
 pub fn xlen(read: &Read<'_>, reply: &mut Reply) -> Outcome {
-    let found = find_stream(read.view, read.now_ms, &read.args[1])?;
+    let found = read.find_stream(&read.args[1])?;
     reply.integer(found.map_or(0, |(stream, _)| stream.length as i64));
     Ok(())
 }
@@ -45,7 +45,7 @@ fn range(read: &Read<'_>, reply: &mut Reply, direction: Direction) -> Outcome {
             options.next().filter(|_| is_word(word, "count")).ok_or(CommandError::Syntax)?;
         count = integer(value)?.max(0) as u64;
     }
-    let Some((stream, _)) = find_stream(read.view, read.now_ms, &read.args[1])? else {
+    let Some((stream, _)) = read.find_stream(&read.args[1])? else {
         reply.array(0);
         return Ok(());
     };
@@ -203,7 +203,7 @@ pub fn xread_waiting(write: &mut Write<'_, '_>, reply: &mut Reply) -> Result<Flo
     let first_id = args.len() - request.ids.len();
     for (place, (key, text)) in request.streams().enumerate() {
         if text == "$" {
-            let stream = find_stream(read.view, read.now_ms, key)?;
+            let stream = read.find_stream(key)?;
             let last = stream.map_or(StreamId::MIN, |(stream, _)| stream.last);
             args[first_id + place] = Bytes::from(id::text(last));
         }
@@ -230,7 +230,7 @@ fn find_streams<'a>(
 ) -> Result<Found<'a>, CommandError> {
     let mut found = Vec::new();
     for (key, text) in streams {
-        let stream = find_stream(read.view, read.now_ms, key)?.map(|(stream, _)| stream);
+        let stream = read.find_stream(key)?.map(|(stream, _)| stream);
         let after = match &text[..] {
             b"$" => StreamId::MAX,
             b">" => return Err(CommandError::NewInXread),
