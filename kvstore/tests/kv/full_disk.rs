@@ -166,7 +166,9 @@ fn a_log_segment_that_cannot_be_made_is_not_missed() {
     fs::copy(config.dir.join("format"), left.dir.join("format")).expect("copied");
     disk.make_room();
     set(100);
-    assert_eq!(fs::read_dir(&disk.path).expect("the log").count(), 3, "a new segment was made");
+    // It is made after the answer.
+    let files = || fs::read_dir(&disk.path).expect("the log").count();
+    until("a new segment", || (files() == 3).then_some(()));
     disk.process.kill();
 
     let process = Process::start(&mut binary(&left));
