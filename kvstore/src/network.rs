@@ -144,7 +144,9 @@ impl Network {
         let times = self.later.iter().map(|(at, _)| *at);
         let next = times.chain(self.accepts_at).chain(self.ends).min();
         let mut timeout = next.map(|at| at.saturating_duration_since(now));
-        if !self.again.is_empty() || !self.inbox.may_sleep() {
+        // In this order: whoever stops the server sets the flag and then wakes who sleeps.
+        let may_sleep = self.again.is_empty() && self.inbox.may_sleep() && !self.must_stop();
+        if !may_sleep {
             timeout = Some(Duration::ZERO);
         }
         let polled = self.poll.poll(events, timeout);
@@ -207,8 +209,13 @@ impl Network {
         }
     }
 
+    /// Whether the server stops and this thread has not begun to.
+    fn must_stop(&self) -> bool {
+        !self.desk.is_stopping && self.common.is_stopping.load(SeqCst)
+    }
+
     fn look_whether_it_stops(&mut self) {
-        if self.desk.is_stopping || !self.common.is_stopping.load(SeqCst) {
+        if !self.must_stop() {
             return;
         }
         self.desk.is_stopping = true;

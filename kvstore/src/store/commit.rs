@@ -54,8 +54,23 @@ pub struct GroupChange {
     pub durability: Durability,
 }
 
+/// Says that the thread is gone when a panic has ended it, also to the writer, who may wait for it.
+struct Alarm<'c>(&'c Committer);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.shared.stop_writes(Stopped::WriterPanicked);
+            self.0.in_flight.store(0, SeqCst);
+            _ = self.0.orders.send(Order::Landed);
+        }
+    }
+}
+
 impl Landing {
     fn refuse(&mut self, shared: &Shared, refusal: &Refusal, post: &mut Post) {
+        // The writer may be the one who has to try again.
+        self.landed = None;
         let executed = std::mem::take(&mut self.executed);
         if !executed.is_empty() {
             shared.metrics.writes_refused.fetch_add(self.commands as u64, Relaxed);
@@ -126,6 +141,7 @@ impl Committer {
 
     /// Runs until the writer is gone, and syncs what nobody was promised.
     pub fn run(&self, landings: &Receiver<Landing>) {
+        let _alarm = Alarm(self);
         let mut due_since = Instant::now();
         loop {
             match landings.recv_timeout(EVERY) {
