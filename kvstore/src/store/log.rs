@@ -116,6 +116,7 @@ struct State {
     /// The last sequence that was written, and the last one that is known to be on the disk.
     written: AtomicU64,
     synced: AtomicU64,
+    syncing: Mutex<()>,
     /// A sync has failed: nobody knows what is on the disk.
     broken: AtomicBool,
     /// What each reader reads next.
@@ -133,8 +134,10 @@ impl State {
         self.pins.lock().expect("nothing panics under it")
     }
 
-    /// Makes durable what was written until now. Syncs of two threads do no harm.
+    /// Makes durable what was written until now. One thread at a time: the kernel tells one of those who
+    /// sync a file that it failed, and the others that it is well.
     fn sync(&self) -> Result<(), AppendError> {
+        let _alone = self.syncing.lock().expect("nothing panics under it");
         let written = self.written.load(SeqCst);
         if self.broken.load(SeqCst) {
             return Err(AppendError::Stopped);
@@ -218,6 +221,7 @@ impl Log {
             active: AtomicU64::new(next),
             written: AtomicU64::new(next - 1),
             synced: AtomicU64::new(next - 1),
+            syncing: Mutex::default(),
             broken: AtomicBool::new(false),
             pins: Mutex::default(),
             spare: Mutex::default(),
@@ -295,8 +299,8 @@ impl Log {
         if self.has_room {
             // Whoever reads a segment that is not the last one finds its end where the file ends.
             let file = self.shared.file();
-            file.set_len(self.bytes)?;
-            file.sync_all()?;
+            let cut = file.set_len(self.bytes).and_then(|()| file.sync_all());
+            cut.inspect_err(|_| self.shared.broken.store(true, SeqCst))?;
         }
         let has_room = spare.is_some();
         let file = self.dir.create_segment(self.next, spare.take())?;
