@@ -37,6 +37,7 @@
 //! memory      where the memory goes
 //! metrics     counters
 //! prometheus  what /metrics says
+//! backup      copies of a whole store, and whether one is good
 //! admin       /metrics and /health
 //! program     the command line of it all
 //! ```
@@ -100,6 +101,8 @@ pub mod memory;
 pub mod metrics;
 
 pub mod prometheus;
+
+pub mod backup;
 
 pub mod admin;
 

@@ -5,7 +5,7 @@
 //!   client       the public HTTP API
 //!   commands     one function per command: call, then print
 //!   tail         be a device
-//!   kv           operate a store
+//!   kv           the store: start it, look at it, copy it, check it
 //!   (tune)       this host's settings: all of it is in the crate hawser-tuning
 //!   play         the arguments of `hawser play`, and how its result is shown
 //!   out          tables and JSON
@@ -84,8 +84,8 @@ pub enum Command {
     /// Be a device: connect and print what arrives
     #[command(after_help = tail::EXAMPLES)]
     Tail(tail::TailArgs),
-    /// Operate a store: load an RDB file or a live Redis, dump
-    #[command(subcommand)]
+    /// Operate a store: run it, look into it, back it up, verify it, load and dump
+    #[command(subcommand, after_help = kv::EXAMPLES)]
     Kv(kv::KvCommand),
     /// Run a whole system on this machine, or check one: nothing lost, repeated or out of order
     #[command(after_help = play::EXAMPLES)]

@@ -55,6 +55,14 @@ impl From<Malformed> for StoreError {
     }
 }
 
+/// Whether compactions run by themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compactions {
+    Run,
+    /// What is there stays there, expired or not.
+    Rest,
+}
+
 pub struct Database {
     rocks: Arc<DB>,
     /// Kept because it holds RocksDB's own counters.
@@ -79,6 +87,25 @@ impl Database {
         cache_bytes: usize,
         memtable_bytes: usize,
     ) -> Result<Database, StoreError> {
+        Database::open_with(dir, cache_bytes, memtable_bytes, Compactions::Run)
+    }
+
+    /// The same, but nothing in it goes by itself.
+    pub fn open_resting(
+        dir: &Path,
+        cache_bytes: usize,
+        memtable_bytes: usize,
+    ) -> Result<Database, StoreError> {
+        Database::open_with(dir, cache_bytes, memtable_bytes, Compactions::Rest)
+    }
+
+    fn open_with(
+        dir: &Path,
+        cache_bytes: usize,
+        memtable_bytes: usize,
+        compactions: Compactions,
+    ) -> Result<Database, StoreError> {
+        let is_resting = compactions == Compactions::Rest;
         let shared: Arc<OnceLock<Weak<DB>>> = Arc::default();
         let cache = Cache::new_lru_cache(cache_bytes);
         let dropped: Arc<Dropped> = Arc::default();
@@ -88,6 +115,7 @@ impl Database {
             ColumnFamilyDescriptor::new(APPLIED, small_family_options(&cache, memtable_bytes)),
             ColumnFamilyDescriptor::new(METADATA, {
                 let mut options = family_options(Family::Metadata, &cache, memtable_bytes);
+                options.set_disable_auto_compactions(is_resting);
                 options.set_compaction_filter("hawser-expired", move |_, key, metadata| {
                     if layout::system_name(key).is_some() {
                         return Decision::Keep;
@@ -102,6 +130,7 @@ impl Database {
             }),
             ColumnFamilyDescriptor::new(MEMBER, {
                 let mut options = family_options(Family::Member, &cache, memtable_bytes);
+                options.set_disable_auto_compactions(is_resting);
                 options.set_compaction_filter_factory(OrphanFilters {
                     database: shared.clone(),
                     dropped: dropped.clone(),

@@ -34,6 +34,8 @@ const LOST_AND_FOUND: &str = "lost+found";
 pub enum DirectoryError {
     #[error("cannot use {}: {error}; set `dir` to a directory this process may write", dir.display())]
     Io { dir: PathBuf, error: io::Error },
+    #[error("cannot read {}: {error}; is this a data directory of hawser-kv?", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
     #[error(
         "{} is no data directory of hawser-kv, but holds `{found}`; set `dir` to an empty directory",
         dir.display()
@@ -66,6 +68,13 @@ pub fn claim(dir: &Path, known: &[&Path]) -> Result<(), DirectoryError> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Makes sure that a directory is one of this program and form, and changes nothing.
+pub fn check_format(dir: &Path) -> Result<(), DirectoryError> {
+    let path = dir.join(NAME);
+    let text = fs::read(&path).map_err(|error| DirectoryError::Unreadable { path, error })?;
+    check(dir, &text)
 }
 
 fn check(dir: &Path, text: &[u8]) -> Result<(), DirectoryError> {

@@ -86,7 +86,7 @@ pub enum AppendError {
 }
 
 /// A torn record at the end of the log, which nobody was told about.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     pub path: PathBuf,
     pub offset: u64,
@@ -175,41 +175,7 @@ impl Log {
     ) -> Result<(Log, Option<Cut>), E> {
         lasting::create(dir).map_err(|error| io_error(dir, error))?;
         remove_unfinished(dir)?;
-        let segments = segments(dir)?;
-        let mut next = segments.first().map_or(applied + 1, |segment| segment.first);
-        if next > applied + 1 {
-            let path = segments[0].path.clone();
-            return Err(OpenError::Missing { path, wanted: applied + 1, found: next }.into());
-        }
-        let mut cut = None;
-        for (index, segment) in segments.iter().enumerate() {
-            let path = &segment.path;
-            if segment.first < next && segment.is_empty()? {
-                tracing::warn!(?path, "removed a log file of a rotation that had failed");
-                fs::remove_file(path).map_err(|error| io_error(path, error))?;
-                continue;
-            }
-            if segment.first > next && segment.first <= applied + 1 {
-                // What is missing is in the database, which had more than was synced of the log.
-                next = segment.first;
-            }
-            if segment.first != next {
-                let path = path.clone();
-                return Err(OpenError::Missing { path, wanted: next, found: segment.first }.into());
-            }
-            let mut synced_below = 0;
-            for later in &segments[index + 1..] {
-                let shown = if later.is_empty()? { later.first } else { u64::MAX };
-                synced_below = synced_below.max(shown);
-            }
-            let found = replay(segment, synced_below, &mut next, |sequence, payload| {
-                if sequence > applied { apply(sequence, payload) } else { Ok(()) }
-            })?;
-            cut = found.or(cut);
-        }
-        // The files may be older than the database when an operator put a copy back; never reuse a
-        // sequence the database has seen.
-        let next = next.max(applied + 1);
+        let (next, cut) = replay_all(dir, applied, Replayed::GoesOn, &mut apply)?;
         let made = Dir::open(dir).and_then(|dir| {
             let file = dir.create_segment(next, None)?;
             dir.handle.sync_all()?;
@@ -549,11 +515,78 @@ fn decode(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), &'static str> {
     Ok((Record { sequence, payload }, rest))
 }
 
+/// What becomes of a log that was replayed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replayed {
+    /// It is appended to: what is built upon is made durable, and a torn end is cut.
+    GoesOn,
+    /// It stays as it is.
+    Stays,
+}
+
+/// Looks at a log that nobody has open, and changes nothing of it: every record after `applied` is given
+/// to `apply`. Returns the last sequence, and the torn end that opening it would cut.
+pub fn look<E: From<OpenError>>(
+    dir: &Path,
+    applied: u64,
+    mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(u64, Option<Cut>), E> {
+    let (next, torn) = replay_all(dir, applied, Replayed::Stays, &mut apply)?;
+    Ok((next - 1, torn))
+}
+
+/// Gives every record after `applied` to `apply`, in order. Returns what comes next, and the torn end.
+fn replay_all<E: From<OpenError>>(
+    dir: &Path,
+    applied: u64,
+    after: Replayed,
+    apply: &mut impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(u64, Option<Cut>), E> {
+    let segments = segments(dir)?;
+    let mut next = segments.first().map_or(applied + 1, |segment| segment.first);
+    if next > applied + 1 {
+        let path = segments[0].path.clone();
+        return Err(OpenError::Missing { path, wanted: applied + 1, found: next }.into());
+    }
+    let mut cut = None;
+    for (index, segment) in segments.iter().enumerate() {
+        let path = &segment.path;
+        if segment.first < next && segment.is_empty()? {
+            if after == Replayed::GoesOn {
+                tracing::warn!(?path, "removed a log file of a rotation that had failed");
+                fs::remove_file(path).map_err(|error| io_error(path, error))?;
+            }
+            continue;
+        }
+        if segment.first > next && segment.first <= applied + 1 {
+            // What is missing is in the database, which had more than was synced of the log.
+            next = segment.first;
+        }
+        if segment.first != next {
+            let path = path.clone();
+            return Err(OpenError::Missing { path, wanted: next, found: segment.first }.into());
+        }
+        let mut synced_below = 0;
+        for later in &segments[index + 1..] {
+            let shown = if later.is_empty()? { later.first } else { u64::MAX };
+            synced_below = synced_below.max(shown);
+        }
+        let found = replay(segment, synced_below, &mut next, after, |sequence, payload| {
+            if sequence > applied { apply(sequence, payload) } else { Ok(()) }
+        })?;
+        cut = found.or(cut);
+    }
+    // The files may be older than the database when an operator put a copy back; never reuse a
+    // sequence the database has seen.
+    Ok((next.max(applied + 1), cut))
+}
+
 /// Records below `synced_below` were synced, as later segments show, and must be whole.
 fn replay<E: From<OpenError>>(
     segment: &Segment,
     synced_below: u64,
     next: &mut u64,
+    after: Replayed,
     mut apply: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<Option<Cut>, E> {
     let path = &segment.path;
@@ -562,7 +595,8 @@ fn replay<E: From<OpenError>>(
     // upon, so it must not get lost any more.
     let read = File::open(path).and_then(|mut file| {
         file.read_to_end(&mut bytes)?;
-        if SeededBug::TrustsWhatItReads.is_on() { Ok(()) } else { file.sync_all() }
+        let is_built_upon = after == Replayed::GoesOn && !SeededBug::TrustsWhatItReads.is_on();
+        if is_built_upon { file.sync_all() } else { Ok(()) }
     });
     read.map_err(|error| io_error(path, error))?;
     let damaged = |offset: usize, what| OpenError::Damaged {
@@ -573,14 +607,16 @@ fn replay<E: From<OpenError>>(
     let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
         // A crash while the segment was made: nothing was in it yet.
         if *next >= synced_below && bytes.len() <= MAGIC.len() {
-            return Ok(Some(cut(path, &bytes, 0).map_err(|error| io_error(path, error))?));
+            return Ok(Some(torn_end(path, &bytes, 0, after)?));
         }
         return Err(damaged(0, "the first line is wrong").into());
     };
     while !rest.is_empty() {
         let offset = bytes.len() - rest.len();
         if is_room(rest) && *next >= synced_below {
-            cut(path, &bytes, offset).map_err(|error| io_error(path, error))?;
+            if after == Replayed::GoesOn {
+                cut(path, offset).map_err(|error| io_error(path, error))?;
+            }
             return Ok(None);
         }
         match decode(rest) {
@@ -595,9 +631,7 @@ fn replay<E: From<OpenError>>(
             Err(what) if *next < synced_below || is_known_as_synced(rest, *next) => {
                 return Err(damaged(offset, what).into());
             }
-            Err(_) => {
-                return Ok(Some(cut(path, &bytes, offset).map_err(|error| io_error(path, error))?));
-            }
+            Err(_) => return Ok(Some(torn_end(path, &bytes, offset, after)?)),
         }
     }
     Ok(None)
@@ -621,19 +655,21 @@ fn is_known_as_synced(bytes: &[u8], sequence: u64) -> bool {
     })
 }
 
-fn cut(path: &Path, bytes: &[u8], offset: usize) -> io::Result<Cut> {
-    let file = OpenOptions::new().write(true).open(path)?;
-    if offset < MAGIC.len() {
-        fs::remove_file(path)?;
-    } else {
-        file.set_len(offset as u64)?;
-        file.sync_all()?;
+fn torn_end(path: &Path, bytes: &[u8], offset: usize, after: Replayed) -> Result<Cut, OpenError> {
+    if after == Replayed::GoesOn {
+        cut(path, offset).map_err(|error| io_error(path, error))?;
     }
-    Ok(Cut {
-        path: path.to_path_buf(),
-        offset: offset as u64,
-        bytes: (bytes.len() - offset) as u64,
-    })
+    let (offset, bytes) = (offset as u64, (bytes.len() - offset) as u64);
+    Ok(Cut { path: path.to_path_buf(), offset, bytes })
+}
+
+fn cut(path: &Path, offset: usize) -> io::Result<()> {
+    if offset < MAGIC.len() {
+        return fs::remove_file(path);
+    }
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(offset as u64)?;
+    file.sync_all()
 }
 
 /// Gives up what is in a segment from `offset` on, and the segments after it. The database keeps what

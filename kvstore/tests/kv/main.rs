@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! admin         INFO, CONFIG, SLOWLOG, LATENCY, MEMORY
+//! backup        digests, and what does not fit together
 //! checkpoints   CHECKPOINT: copies by hard links
 //! comparable    answers without what may differ
 //! commands      what COMMAND says, and what is left out
@@ -23,6 +24,7 @@
 //! ```
 
 mod admin;
+mod backup;
 mod blocking;
 mod checkpoints;
 mod clients;
