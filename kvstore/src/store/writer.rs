@@ -629,12 +629,20 @@ mod tests {
         let mut rig = rig(&dir.0);
         assert_eq!(rig.run(&["RPUSH", "l", "1", "2", "3", "4"]), ":4\r\n");
         assert_eq!(rig.run(&["HSET", "h", "a", "1", "c", "3"]), ":2\r\n");
-        let steps: [&[&[&str]]; 4] = [
+        let steps: [&[&[&str]]; 3] = [
             &[&["LPOP", "l"], &["HSET", "h", "b", "2", "d", "4"], &["SET", "s", "1"]],
-            &[&["LPOP", "l"], &["HDEL", "h", "c"], &["INCR", "s"]],
-            &[&["RPUSH", "l", "5"], &["INCR", "s"], &["LRANGE", "l", "0", "-1"], &["HKEYS", "h"]],
+            &[
+                &["LPOP", "l"],
+                &["HDEL", "h", "c"],
+                &["INCR", "s"],
+                &["RPUSH", "l", "5"],
+                &["LRANGE", "l", "0", "-1"],
+                &["HKEYS", "h"],
+            ],
             &[&["FLUSHALL"], &["SET", "new", "1"], &["KEYS", "*"], &["EXISTS", "l", "h", "s"]],
         ];
+        // Groups do not wait for those before them to land, as full ones would not either.
+        rig.writer.has_ended = true;
         // The committer can apply nothing meanwhile.
         let committer = rig.writer.committer.clone();
         let held = committer.hold();
@@ -643,7 +651,7 @@ mod tests {
             let job = rig.job(Work::Pipeline(commands));
             rig.group(vec![job]);
         }
-        assert_eq!(rig.writer.layers.len(), 4, "none is in the database");
+        assert_eq!(rig.writer.layers.len(), 3, "none is in the database");
         drop(held);
         let mut answers = Vec::new();
         while answers.len() < steps.len() {
@@ -659,9 +667,8 @@ mod tests {
         }
         let text = |at: usize| String::from_utf8_lossy(&answers[at]).replace("\r\n", " ");
         assert_eq!(text(0), "$1 1 :2 +OK ");
-        assert_eq!(text(1), "$1 2 :1 :2 ");
-        assert_eq!(text(2), ":3 :3 *3 $1 3 $1 4 $1 5 *3 $1 d $1 a $1 b ");
-        assert_eq!(text(3), "+OK +OK *1 $3 new :0 ");
+        assert_eq!(text(1), "$1 2 :1 :2 :3 *3 $1 3 $1 4 $1 5 *3 $1 d $1 a $1 b ");
+        assert_eq!(text(2), "+OK +OK *1 $3 new :0 ");
         assert_eq!(rig.run(&["GET", "new"]), "$1\r\n1\r\n");
         assert!(rig.writer.layers.is_empty());
     }
