@@ -92,6 +92,7 @@ pub fn apply(
         match write(host, change)? {
             Ok(value) => written.push(value),
             Err(reason) => {
+                written.extend(half_written(host, change));
                 let not_undone = undo(host, machine, &journal, &written, plan)?;
                 return Err(ApplyError::Refused {
                     place: change.place.name(),
@@ -123,6 +124,17 @@ fn check_writable(host: &Host, plan: &Plan) -> Result<(), ApplyError> {
     };
     let unwritable: Vec<Unwritable> = plan.changes.iter().filter_map(check).collect();
     if unwritable.is_empty() { Ok(()) } else { Err(ApplyError::NotWritable(unwritable)) }
+}
+
+/// What a refused write left behind: a card's disciplines are several, and not all may be taken.
+fn half_written(host: &Host, change: &Change) -> Option<Written> {
+    let read_back = change.place.read(host);
+    (read_back != change.current).then(|| Written {
+        place: change.place.clone(),
+        before: change.current.clone(),
+        wanted: change.wanted.clone(),
+        read_back,
+    })
 }
 
 /// What is to be written over although it is no longer what an earlier run left there.

@@ -28,6 +28,15 @@ const BUCKET_BYTES: u64 = 8;
 /// each connection also costs a bucket.
 const CONNTRACK_BYTES_PER_CONNECTION: u64 = 320 + 8;
 
+/// What receive flow steering keeps of a flow that is active: 4 bytes in the table of the machine, and
+/// up to 12 in that of a queue (include/net/rps.h).
+const FLOW_BYTES: u64 = 4 + 12;
+
+/// What the kernel's documentation found to work for a moderately loaded server (scaling.rst), and
+/// the most that can be active at once by this plan.
+const FLOWS_MIN: u64 = 1 << 15;
+const FLOWS_MAX: u64 = 1 << 20;
+
 /// For everything else: the kernel itself, the page cache, other programs. With less than 1.5 GiB
 /// free a machine with millions of sockets starts to reclaim and stalls.
 const RESERVE_BYTES_MAX: u64 = 3 << 29;
@@ -53,7 +62,7 @@ pub struct Budget {
     pub memory_bytes: u64,
     pub reserve_bytes: u64,
     pub connections_bytes: u64,
-    /// Hash buckets and connection tracking.
+    /// Hash buckets, flows that are steered, and connection tracking.
     pub tables_bytes: u64,
     /// What is left over for TCP's queues, and what they need of it.
     pub left_bytes: u64,
@@ -77,18 +86,21 @@ pub struct TooMany {
 impl Budget {
     pub fn of(machine: &Machine, goal: &Goal, in_use: InUse) -> Result<Budget, TooMany> {
         let each = bytes_per_connection(machine);
-        let buckets_bytes = BUCKET_BYTES * buckets(goal.connections);
+        let buckets_bytes =
+            BUCKET_BYTES * buckets(goal.connections) + FLOW_BYTES * flows(goal.connections);
         let reserve_bytes = RESERVE_BYTES_MAX.min(machine.memory_bytes / 4);
         let queues_min = QUEUES_BYTES_MIN.max(2 * in_use.tcp_pages * PAGE_BYTES);
         let fixed = reserve_bytes + queues_min;
         let need = fixed + buckets_bytes + goal.connections * each;
         if need > machine.memory_bytes {
-            // At most 16 bytes of buckets for each connection, since their number is a power of two.
-            let for_connections =
-                machine.memory_bytes.saturating_sub(fixed + BUCKET_BYTES * buckets(0));
+            // At most 16 bytes of buckets and 2 of flows for each connection, since the number of either
+            // is a power of two.
+            let least = fixed + BUCKET_BYTES * buckets(0) + FLOW_BYTES * flows(0);
+            let for_connections = machine.memory_bytes.saturating_sub(least);
             return Err(TooMany {
                 connections: goal.connections,
-                connections_max: for_connections / (each + 2 * BUCKET_BYTES),
+                connections_max: for_connections
+                    / (each + 2 * BUCKET_BYTES + 2 * FLOW_BYTES / CONNECTIONS_PER_FLOW),
                 need_mib: need >> 20,
                 memory_mib: machine.memory_bytes >> 20,
             });
@@ -132,6 +144,16 @@ impl InUse {
 /// short, within what the kernel takes (2^16 as its own tables have at least, 2^24 at most).
 pub fn buckets(connections: u64) -> u64 {
     connections.next_power_of_two().clamp(1 << 16, 1 << 24)
+}
+
+/// Connections for each one that is active in the same moment. The suggested count of flows is that of
+/// active connections, "which may be significantly less than the number of open connections"
+/// (scaling.rst); a device that sends a heartbeat every three minutes is active for a second of them.
+const CONNECTIONS_PER_FLOW: u64 = 16;
+
+/// Flows that receive flow steering has to remember.
+pub fn flows(connections: u64) -> u64 {
+    (connections / CONNECTIONS_PER_FLOW).next_power_of_two().clamp(FLOWS_MIN, FLOWS_MAX)
 }
 
 fn bytes_per_connection(machine: &Machine) -> u64 {

@@ -118,7 +118,16 @@ fn udev(plan: &Plan, text: &mut String) {
                     );
                 }
             }
-            Place::File(_) | Place::RouteRto(_) => {}
+            Place::Coalescing(nic) => {
+                let _ = writeln!(
+                    text,
+                    "ACTION==\"add\", SUBSYSTEM==\"net\", NAME==\"{nic}\", \
+                     RUN+=\"/usr/sbin/ethtool -C {nic} {}\"",
+                    change.wanted
+                );
+            }
+            // A card that appears gets the default discipline, which is a sysctl.
+            Place::File(_) | Place::RouteRto(_) | Place::Queueing(_) => {}
         }
     }
 }
@@ -149,8 +158,8 @@ fn ansible(plan: &Plan, text: &mut String) {
     }
     let others = plan.changes.iter().any(|change| match &change.place {
         Place::Value(path) => !path.starts_with("proc/sys/"),
-        Place::Channels(_) | Place::RouteRto(_) => true,
         Place::File(_) => false,
+        _ => true,
     });
     if others {
         let _ = write!(

@@ -6,6 +6,7 @@
 //! `virtio2-input.0`). A queue's interrupt ends in the queue's number.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::host::Host;
 use crate::interrupt::Interrupt;
@@ -17,11 +18,39 @@ pub struct Channels {
     pub combined_max: u32,
 }
 
-/// How long a card gathers packets before it interrupts.
+/// How long a card gathers packets before it interrupts. As text in the words of ethtool(8):
+/// `adaptive-rx on`, `adaptive-rx off rx-usecs 8`, or `rx-usecs 8` for a card that cannot adapt. One
+/// that adapts changes its time by itself, so that is not in its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coalescing {
+    /// `None` for a card that cannot adapt.
+    pub adaptive_rx: Option<bool>,
     pub rx_usecs: u32,
-    pub adaptive_rx: bool,
+}
+
+impl Coalescing {
+    pub fn parse(text: &str) -> Option<Coalescing> {
+        let (mut adaptive_rx, mut rx_usecs) = (None, 0);
+        let mut words = text.split_whitespace();
+        while let Some(word) = words.next() {
+            match (word, words.next()?) {
+                ("adaptive-rx", on) => adaptive_rx = Some(on == "on"),
+                ("rx-usecs", usecs) => rx_usecs = usecs.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(Coalescing { adaptive_rx, rx_usecs })
+    }
+}
+
+impl fmt::Display for Coalescing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.adaptive_rx {
+            Some(true) => f.write_str("adaptive-rx on"),
+            Some(false) => write!(f, "adaptive-rx off rx-usecs {}", self.rx_usecs),
+            None => write!(f, "rx-usecs {}", self.rx_usecs),
+        }
+    }
 }
 
 /// What ethtool says of a card.
@@ -110,6 +139,22 @@ fn queue_of(name: &str) -> Option<u32> {
     (digits > 0 && has_prefix).then(|| name[name.len() - digits..].parse().ok())?
 }
 
+/// VIRTIO_NET_F_NOTF_COAL of the virtio specification, 5.1.3: without it the driver shows a time and
+/// does not take one.
+const VIRTIO_COALESCES_BIT: usize = 53;
+
+/// Whether a card that shows its coalescing would let it be set.
+pub fn can_coalesce(host: &Host, name: &str) -> bool {
+    // Only virtio devices list their features, as one character for each bit.
+    let features = host.text(&format!("{FOLDER}/{name}/device/features"));
+    features.is_none_or(|bits| bits.as_bytes().get(VIRTIO_COALESCES_BIT) == Some(&b'1'))
+}
+
+/// Where a fixture has what ethtool would say.
+pub fn fixture_coalescing(nic: &str) -> String {
+    format!("ethtool/{nic}/coalescing")
+}
+
 /// The CPUs that a queue's packets may be handed to, or that send through it.
 pub fn steering_path(nic: &str, queue: &str, which: &str) -> String {
     format!("{FOLDER}/{nic}/queues/{queue}/{which}")
@@ -118,6 +163,16 @@ pub fn steering_path(nic: &str, queue: &str, which: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn coalescing_is_written_in_the_words_of_ethtool() {
+        for text in ["adaptive-rx on", "adaptive-rx off rx-usecs 8", "rx-usecs 0"] {
+            assert_eq!(Coalescing::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["rx-usecs", "rx-usecs many", "tx-usecs 8", "adaptive-rx on rx-usecs -1"] {
+            assert_eq!(Coalescing::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn drivers_name_the_queue_last() {

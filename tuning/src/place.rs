@@ -1,18 +1,20 @@
 //! Where a setting's value stands, how it is read and written, and when two texts are one value.
 //!
-//! Four kinds of places: a file of the kernel, a whole file of ours, a card's number of channels
-//! (ethtool over netlink), and the retransmission minimum of the default route (netlink). As text,
-//! which is how a journal names them: `proc/sys/...`, `file:etc/...`, `channels:eth0`, `route-rto:4`.
+//! Six kinds of places: a file of the kernel, a whole file of ours, and over netlink a card's number
+//! of channels, its coalescing, its queueing discipline, and the retransmission minimum of the default
+//! route. As text, which is how a journal names them: `proc/sys/...`, `file:etc/...`, `channels:eth0`,
+//! `coalescing:eth0`, `queueing:eth0`, `route-rto:4`.
 //!
-//! A fixture has no netlink: there the last two are the files `ethtool/NIC/combined` and
-//! `route/FAMILY/rto_min_ms`.
+//! A fixture has no netlink: there the last four are the files `ethtool/NIC/combined`,
+//! `ethtool/NIC/coalescing`, `queueing/NIC` and `route/FAMILY/rto_min_ms`.
 
 use std::fmt;
 use std::io;
 
 use crate::cpus::CpuSet;
 use crate::host::Host;
-use crate::netlink::{channels, route};
+use crate::netlink::{channels, coalescing, queueing, route};
+use crate::nic::{self, Coalescing};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -22,6 +24,10 @@ pub enum Place {
     File(String),
     /// The combined channels of a card.
     Channels(String),
+    /// How long a card gathers packets before it interrupts.
+    Coalescing(String),
+    /// The queueing disciplines of a card; see [`queueing`].
+    Queueing(String),
     /// `rto_min` of the default route, in milliseconds; 0 is none. 4 or 6 is the family.
     RouteRto(u8),
 }
@@ -35,6 +41,8 @@ impl Place {
         Some(match text.split_once(':') {
             Some(("file", path)) => Place::File(path.to_owned()),
             Some(("channels", nic)) => Place::Channels(nic.to_owned()),
+            Some(("coalescing", nic)) => Place::Coalescing(nic.to_owned()),
+            Some(("queueing", nic)) => Place::Queueing(nic.to_owned()),
             Some(("route-rto", family)) => Place::RouteRto(family.parse().ok()?),
             // A PCI address has colons too.
             _ if text.starts_with("proc/") || text.starts_with("sys/") => {
@@ -53,6 +61,10 @@ impl Place {
                 Some(channels.combined.to_string())
             }
             Place::Channels(nic) => host.raw(&fixture_channels(nic)),
+            Place::Coalescing(nic) if host.is_live() => Some(coalescing::read(nic)?.to_string()),
+            Place::Coalescing(nic) => host.raw(&nic::fixture_coalescing(nic)),
+            Place::Queueing(nic) if host.is_live() => queueing::read(index(host, nic).ok()?),
+            Place::Queueing(nic) => host.raw(&fixture_queueing(nic)),
             Place::RouteRto(family) if host.is_live() => Some(route::read(*family)?.to_string()),
             Place::RouteRto(family) => host.raw(&fixture_route(*family)),
         }
@@ -62,8 +74,10 @@ impl Place {
         match self {
             Place::Value(path) => host.check_writable(path),
             Place::File(_) => Ok(()),
-            Place::Channels(_) | Place::RouteRto(_) if host.is_live() => may_administer(host),
+            _ if host.is_live() => may_administer(host),
             Place::Channels(nic) => host.check_writable(&fixture_channels(nic)),
+            Place::Coalescing(nic) => host.check_writable(&nic::fixture_coalescing(nic)),
+            Place::Queueing(nic) => host.check_writable(&fixture_queueing(nic)),
             Place::RouteRto(family) => host.check_writable(&fixture_route(*family)),
         }
     }
@@ -80,6 +94,16 @@ impl Place {
             Place::File(path) => host.write_file(path, value),
             Place::Channels(nic) if host.is_live() => channels::write(nic, number()?),
             Place::Channels(nic) => host.write_value(&fixture_channels(nic), value),
+            Place::Coalescing(nic) => {
+                let wanted = Coalescing::parse(value);
+                let wanted = wanted.ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
+                match host.is_live() {
+                    true => coalescing::write(nic, wanted),
+                    false => host.write_value(&nic::fixture_coalescing(nic), value),
+                }
+            }
+            Place::Queueing(nic) if host.is_live() => queueing::write(index(host, nic)?, value),
+            Place::Queueing(nic) => host.write_value(&fixture_queueing(nic), value),
             Place::RouteRto(family) if host.is_live() => route::write(*family, number()?),
             Place::RouteRto(family) => host.write_value(&fixture_route(*family), value),
         }
@@ -116,6 +140,8 @@ impl Place {
             },
             Place::File(path) => format!("/{path}"),
             Place::Channels(nic) => format!("{nic} combined channels"),
+            Place::Coalescing(nic) => format!("{nic} coalescing"),
+            Place::Queueing(nic) => format!("{nic} queueing discipline"),
             Place::RouteRto(family) => format!("default IPv{family} route rto_min (ms)"),
         }
     }
@@ -128,6 +154,8 @@ impl fmt::Display for Place {
             Place::Value(path) => f.write_str(path),
             Place::File(path) => write!(f, "file:{path}"),
             Place::Channels(nic) => write!(f, "channels:{nic}"),
+            Place::Coalescing(nic) => write!(f, "coalescing:{nic}"),
+            Place::Queueing(nic) => write!(f, "queueing:{nic}"),
             Place::RouteRto(family) => write!(f, "route-rto:{family}"),
         }
     }
@@ -151,6 +179,15 @@ fn as_shown(former: &str, value: &str) -> String {
 
 fn fixture_channels(nic: &str) -> String {
     format!("ethtool/{nic}/combined")
+}
+
+fn fixture_queueing(nic: &str) -> String {
+    format!("queueing/{nic}")
+}
+
+fn index(host: &Host, nic: &str) -> io::Result<u32> {
+    let index = host.number(&format!("sys/class/net/{nic}/ifindex"));
+    index.map(|index| index as u32).ok_or(io::Error::from(io::ErrorKind::NotFound))
 }
 
 fn fixture_route(family: u8) -> String {
@@ -181,6 +218,8 @@ mod tests {
             "sys/bus/pci/devices/0000:41:00.0/numa_node",
             "file:etc/systemd/system/x.d/50.conf",
             "channels:eth0",
+            "coalescing:eth0",
+            "queueing:eth0",
             "route-rto:4",
         ] {
             assert_eq!(Place::parse(text).unwrap().to_string(), text);

@@ -1,35 +1,14 @@
 //! On the running kernel, in a network and mount namespace of the test's own: a read-only `/proc/sys`,
 //! a route's attribute over netlink, and what `verify` sees.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
 use hawser_tuning::host::Host;
 use hawser_tuning::place::Place;
 
-const ROLE: &str = "HAWSER_TEST_ROLE";
+mod namespace;
 
-/// Runs a test once more in namespaces that a script prepares. True in there.
-fn inside(test: &str, script: &str) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let status = Command::new("unshare")
-        .args(["--map-root-user", "--net", "--mount", "sh", "-ec"])
-        .arg(format!(
-            "mount -t tmpfs none /var/lib; ip link set lo up; {script}; exec \"$0\" \"$@\""
-        ))
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(ROLE, "inside")
-        .status()
-        .expect("util-linux has unshare");
-    assert!(status.success());
-    false
-}
-
-fn tune(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hawser-tune")).args(arguments).output().unwrap()
-}
+use namespace::{inside, tune};
 
 #[test]
 fn a_container_with_read_only_settings_is_refused_and_unchanged() {

@@ -220,3 +220,128 @@ fn each_family_can_be_planned_alone() {
     let nothing = Choice { only: Vec::new(), except: names };
     assert!(Plan::make(&host, &machine, goal, &nothing).unwrap().changes.is_empty());
 }
+
+#[test]
+fn one_card_alone_can_be_planned_and_one_that_is_not_there_is_named() {
+    let tree = machines::two_sockets();
+    let root = tree.path().to_str().unwrap();
+    let plan = |nics: &[&str]| {
+        let mut arguments = vec!["--root", root, "--json", "plan", "--connections", "1000000"];
+        nics.iter().for_each(|&nic| arguments.extend(["--nic", nic]));
+        tune(&arguments)
+    };
+    let (code, text, _) = plan(&["ens2f0"]);
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let places = document["changes"].as_array().unwrap().iter();
+    let places: Vec<&str> = places.map(|change| change["place"].as_str().unwrap()).collect();
+    assert_eq!(code, 3);
+    assert!(places.contains(&"/proc/irq/200/smp_affinity_list"), "{places:?}");
+    assert!(!places.iter().any(|place| place.contains("ens1f0") || place.contains("/irq/1")));
+    assert!(places.contains(&"net.core.somaxconn"), "what is of no card is planned all the same");
+    assert_eq!(plan(&["ens1f0", "ens2f0"]).1, plan(&[]).1);
+    for wrong in [&["ens3f0"][..], &["ens1f0", "lo"], &[""]] {
+        let (code, text, error) = plan(wrong);
+        let error: serde_json::Value = serde_json::from_str(&error).unwrap();
+        assert_eq!((code, text.as_str()), (2, ""), "{wrong:?}");
+        assert_eq!(error["error"]["code"], "no_such_nic");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("there are ens1f0, ens2f0"), "{message}");
+    }
+}
+
+/// As an interface with a device behind it that the driver has not brought up.
+#[test]
+fn a_card_without_queues_is_told_and_left() {
+    let tree = machines::small_vm();
+    let root = tree.path().to_str().unwrap();
+    tree.put("sys/class/net/bare0/device/numa_node", "0");
+    let (code, text, error) = tune(&[
+        "--root",
+        root,
+        "plan",
+        "--connections",
+        "1000000",
+        "--only",
+        "interrupts",
+        "--nic",
+        "bare0",
+    ]);
+    assert_eq!((code, error.as_str()), (0, ""), "{text}");
+    assert!(text.contains("bare0 shows no queues of its own: nothing to place"), "{text}");
+}
+
+#[test]
+fn limits_of_the_command_line_hold_at_and_one_past() {
+    let tree = machines::two_sockets();
+    let root = tree.path().to_str().unwrap();
+    let check = |arguments: &[&str], code: i32| {
+        let all = [&["--root", root], arguments].concat();
+        assert_eq!(tune(&all).0, code, "{arguments:?}");
+    };
+    let most = hawser_tuning::goal::CONNECTIONS_MAX;
+    check(&["plan", "--connections", "1"], 3);
+    check(&["plan", "--connections", "0"], 2);
+    check(&["plan", "--connections", &most.to_string()], 3);
+    check(&["plan", "--connections", &(most + 1).to_string()], 2);
+    check(&["verify", "--seconds", "3601"], 2);
+    check(&["watch", "--interval-s", "0", "--rounds", "0"], 2);
+    check(&["watch", "--interval-s", "1", "--rounds", "0"], 0);
+    check(&["watch", "--interval-s", "3600", "--rounds", "0"], 0);
+    check(&["watch", "--interval-s", "3601", "--rounds", "0"], 2);
+}
+
+/// Each kind of card gets what it can do, and what somebody set stays.
+#[test]
+fn what_cards_are_asked_for_depends_on_what_they_can() {
+    let planned = |tree: &machines::Tree, name: &str| {
+        let goal = Goal { connections: 1_000_000, profile: Profile::Mobile };
+        let plan = Plan::make(&tree.host(), &tree.machine(), goal, &Choice::default()).unwrap();
+        let ours = plan.changes.into_iter().filter(|change| change.setting.name == name);
+        ours.map(|change| change.wanted).collect::<Vec<_>>()
+    };
+    let coalescing = |text: &str, expect: &[&str]| {
+        let tree = machines::small_vm();
+        tree.put("ethtool/eth0/coalescing", text);
+        assert_eq!(planned(&tree, "coalescing"), expect, "{text}");
+    };
+    coalescing("rx-usecs 0", &["rx-usecs 50"]);
+    coalescing("rx-usecs 1", &[]);
+    coalescing("adaptive-rx off rx-usecs 0", &["adaptive-rx on"]);
+    coalescing("adaptive-rx off rx-usecs 8", &[]);
+    coalescing("adaptive-rx on", &[]);
+    let virtio = |bit: &str, expect: &[&str]| {
+        let tree = machines::small_vm();
+        tree.put(
+            "sys/class/net/eth0/device/features",
+            &format!("{}{bit}{}", "0".repeat(53), "0".repeat(10)),
+        );
+        assert_eq!(planned(&tree, "coalescing"), expect, "feature bit {bit}");
+    };
+    virtio("0", &[]);
+    virtio("1", &["rx-usecs 50"]);
+    let discipline = |kernel_has_fq: bool, text: &str, expect: &[&str]| {
+        let tree = machines::small_vm();
+        tree.put("queueing/eth0", text);
+        if !kernel_has_fq {
+            tree.put("lib/modules/6.18.44/modules.dep", "kernel/net/sched/sch_fq_codel.ko.xz:");
+        }
+        assert_eq!(planned(&tree, "queueing discipline of cards"), expect, "{text}");
+    };
+    discipline(true, "pfifo_fast, by default", &["fq"]);
+    discipline(true, "mq pfifo_fast, by default", &["mq fq"]);
+    discipline(true, "fq", &[]);
+    discipline(true, "htb pfifo_fast", &[]);
+    discipline(false, "pfifo_fast, by default", &[]);
+    let boot = |line: &str, expect: bool| {
+        let tree = machines::old_kernel();
+        tree.put("proc/cmdline", line);
+        let goal = Goal { connections: 1_000_000, profile: Profile::Mobile };
+        let plan = Plan::make(&tree.host(), &tree.machine(), goal, &Choice::default()).unwrap();
+        let told = plan.advice.iter().any(|advice| advice.setting.name == "thash_entries");
+        assert_eq!(told, expect, "{line}");
+    };
+    // A table of half as many buckets is as good; one fewer is not.
+    boot("ro thash_entries=524288 quiet", false);
+    boot("ro thash_entries=524287 quiet", true);
+    boot("ro quiet", true);
+}

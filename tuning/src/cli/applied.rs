@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::out::{self, Format};
-use super::{ApplyArgs, Failure, Outcome, RollbackArgs, machine};
+use super::{ApplyArgs, Failure, Outcome, RollbackArgs, machine, machine_with};
 use crate::apply::{Written, apply};
 use crate::host::Host;
 use crate::plan::Plan;
@@ -52,7 +52,7 @@ pub fn run_apply(host: &Host, args: &ApplyArgs, format: Format) -> Result<Outcom
     let choice = args.goal.choice()?;
     let mut written = Vec::new();
     for _ in 0..PASSES_MAX {
-        let machine = machine(host)?;
+        let machine = machine_with(host, &args.goal.nic)?;
         let plan = Plan::make(host, &machine, args.goal.goal(), &choice)?;
         // What the kernel rounded differs from the plan forever; it is told and not tried again.
         let is_new = |value: &&Written| !written.iter().any(|w: &Written| w.place == value.place);

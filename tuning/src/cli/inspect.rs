@@ -48,7 +48,8 @@ struct NicRow {
     tx_queues: u32,
     combined: Option<u32>,
     combined_max: Option<u32>,
-    rx_usecs: Option<u32>,
+    coalescing: Option<String>,
+    queueing: Option<String>,
     interrupts: Vec<InterruptRow>,
 }
 
@@ -106,13 +107,13 @@ fn document(host: &Host, machine: &Machine) -> Document {
         conntrack: machine.conntrack.is_some(),
         irqbalance: machine.irqbalance_runs,
         nodes: machine.nodes.iter().map(node).collect(),
-        nics: machine.nics.iter().map(|nic| nic_row(machine, nic)).collect(),
+        nics: machine.nics.iter().map(|nic| nic_row(host, machine, nic)).collect(),
         cpu_work: read_work(host).into_iter().map(work).collect(),
         values: values(host),
     }
 }
 
-fn nic_row(machine: &Machine, nic: &Nic) -> NicRow {
+fn nic_row(host: &Host, machine: &Machine, nic: &Nic) -> NicRow {
     let interrupt = |number: &u32| {
         let interrupt = machine.interrupt(*number)?;
         let busiest = interrupt.counts.iter().max_by_key(|(_, count)| **count);
@@ -132,7 +133,8 @@ fn nic_row(machine: &Machine, nic: &Nic) -> NicRow {
         tx_queues: nic.tx_queues,
         combined: nic.abilities.channels.map(|channels| channels.combined),
         combined_max: nic.abilities.channels.map(|channels| channels.combined_max),
-        rx_usecs: nic.abilities.coalescing.map(|coalescing| coalescing.rx_usecs),
+        coalescing: nic.abilities.coalescing.map(|coalescing| coalescing.to_string()),
+        queueing: Place::Queueing(nic.name.clone()).read(host).map(|text| text.trim().to_owned()),
         interrupts: nic.interrupts.iter().filter_map(interrupt).collect(),
     }
 }
@@ -184,6 +186,7 @@ fn nics(machine: &Machine, document: &Document) -> String {
     if document.nics.is_empty() {
         return "no network card with a device behind it\n".to_owned();
     }
+    let text_or_dash = |text: &Option<String>| text.clone().unwrap_or("-".to_owned());
     let or_dash = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
     let row = |nic: &NicRow| {
         let lands = nic.interrupts.iter().filter_map(|interrupt| interrupt.busiest_cpu);
@@ -194,13 +197,22 @@ fn nics(machine: &Machine, document: &Document) -> String {
             or_dash(nic.node),
             format!("{}/{}", nic.rx_queues, nic.tx_queues),
             format!("{}/{}", or_dash(nic.combined), or_dash(nic.combined_max)),
-            or_dash(nic.rx_usecs),
+            text_or_dash(&nic.coalescing),
+            text_or_dash(&nic.queueing),
             nic.interrupts.len().to_string(),
             if lands.is_empty() { "-".to_owned() } else { format!("{lands} (node {nodes})") },
         ]
     };
-    let heading =
-        ["CARD", "NODE", "RX/TX QUEUES", "CHANNELS/MAX", "RX USECS", "INTERRUPTS", "LAND ON CPUS"];
+    let heading = [
+        "CARD",
+        "NODE",
+        "RX/TX QUEUES",
+        "CHANNELS/MAX",
+        "COALESCING",
+        "QUEUEING",
+        "INTERRUPTS",
+        "LAND ON CPUS",
+    ];
     out::table(&heading, &document.nics.iter().map(row).collect::<Vec<_>>())
 }
 

@@ -163,6 +163,10 @@ struct WatchArgs {
     /// Say what would move and move nothing
     #[arg(long)]
     dry_run: bool,
+
+    /// Only this network card; may be repeated
+    #[arg(long, value_name = "NAME")]
+    nic: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +186,10 @@ struct GoalArgs {
     /// Leave this setting out; may be repeated
     #[arg(long, value_name = "SETTING")]
     except: Vec<String>,
+
+    /// Only this network card; may be repeated
+    #[arg(long, value_name = "NAME")]
+    nic: Vec<String>,
 }
 
 impl GoalArgs {
@@ -210,6 +218,8 @@ enum Outcome {
 enum Failure {
     #[error("no setting is called {name:?}: `hawser tune plan` shows the names")]
     UnknownSetting { name: String },
+    #[error("no network card is called {name:?}: {there}; `hawser tune inspect` shows them")]
+    NoSuchNic { name: String, there: String },
     #[error(transparent)]
     Machine(#[from] Unreadable),
     #[error(transparent)]
@@ -233,6 +243,7 @@ impl Failure {
     fn code(&self) -> &'static str {
         match self {
             Failure::UnknownSetting { .. } => "usage",
+            Failure::NoSuchNic { .. } => "no_such_nic",
             Failure::Machine(_) => "machine_unreadable",
             Failure::TooMany(_) => "too_many_connections",
             Failure::Journal(_)
@@ -282,7 +293,9 @@ pub fn run(tune: Tune, json: bool) -> ExitCode {
         Err(failure) => {
             out::failure(failure.code(), &failure.to_string(), format);
             match failure {
-                Failure::UnknownSetting { .. } => ExitCode::from(WRONG_COMMAND_LINE),
+                Failure::UnknownSetting { .. } | Failure::NoSuchNic { .. } => {
+                    ExitCode::from(WRONG_COMMAND_LINE)
+                }
                 _ => ExitCode::from(FAILED),
             }
         }
@@ -291,4 +304,19 @@ pub fn run(tune: Tune, json: bool) -> ExitCode {
 
 fn machine(host: &Host) -> Result<Machine, Failure> {
     Ok(Machine::read(host, &channels::abilities(host))?)
+}
+
+/// The machine with these of its cards; with all if none is named.
+fn machine_with(host: &Host, nics: &[String]) -> Result<Machine, Failure> {
+    let mut machine = machine(host)?;
+    if let Some(name) = nics.iter().find(|name| machine.nics.iter().all(|nic| nic.name != **name)) {
+        let names: Vec<&str> = machine.nics.iter().map(|nic| nic.name.as_str()).collect();
+        let there = match names.is_empty() {
+            true => "this machine has none with a device behind it".to_owned(),
+            false => format!("there are {}", names.join(", ")),
+        };
+        return Err(Failure::NoSuchNic { name: name.clone(), there });
+    }
+    machine.nics.retain(|nic| nics.is_empty() || nics.contains(&nic.name));
+    Ok(machine)
 }

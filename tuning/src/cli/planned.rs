@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::out::{self, Format};
-use super::{Failure, Outcome, PlanArgs, machine};
+use super::{Failure, Outcome, PlanArgs, machine_with};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::place::Place;
@@ -17,6 +17,7 @@ Examples:
   hawser tune plan --connections 5000000
   hawser tune plan --connections 1000000 --profile datacenter --only accept --only memory
   hawser tune plan --connections 5000000 --except 'deep idle states' --json
+  hawser tune plan --connections 5000000 --only interrupts --nic eth0 --all
 
 Exit codes: 0 nothing would change, 3 something would. Changes nothing itself.";
 
@@ -67,7 +68,7 @@ struct AdviceRow<'a> {
 
 pub fn run(host: &Host, args: &PlanArgs, format: Format) -> Result<Outcome, Failure> {
     let choice = args.goal.choice()?;
-    let machine = machine(host)?;
+    let machine = machine_with(host, &args.goal.nic)?;
     let plan = Plan::make(host, &machine, args.goal.goal(), &choice)?;
     match format {
         Format::Json => out::json(&document(&plan))?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::out::{self, Format};
-use super::{ExportArgs, Failure, Outcome, VerifyArgs, machine};
+use super::{ExportArgs, Failure, Outcome, VerifyArgs, machine, machine_with};
 use crate::export::export;
 use crate::host::Host;
 use crate::plan::Plan;
@@ -182,7 +182,7 @@ fn shown(document: &Document) -> String {
 
 pub fn run_export(host: &Host, args: &ExportArgs) -> Result<Outcome, Failure> {
     let choice = args.goal.choice()?;
-    let machine = machine(host)?;
+    let machine = machine_with(host, &args.goal.nic)?;
     let plan = Plan::make(host, &machine, args.goal.goal(), &choice)?;
     out::text(&export(&plan, args.dialect))?;
     Ok(Outcome::AsItShouldBe)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::out::{self, Format};
-use super::{Failure, Outcome, WatchArgs, machine};
+use super::{Failure, Outcome, WatchArgs, machine_with};
 use crate::host::Host;
 use crate::watch::{Moved, Watch};
 
@@ -30,7 +30,7 @@ struct Row<'a> {
 }
 
 pub fn run(host: &Host, args: &WatchArgs, format: Format) -> Result<Outcome, Failure> {
-    if machine(host)?.irqbalance_runs && !args.dry_run {
+    if machine_with(host, &args.nic)?.irqbalance_runs && !args.dry_run {
         return Err(Failure::Irqbalance);
     }
     let mut watch = Watch::begin(host);
@@ -38,7 +38,7 @@ pub fn run(host: &Host, args: &WatchArgs, format: Format) -> Result<Outcome, Fai
     while args.rounds.is_none_or(|rounds| round < rounds) {
         round += 1;
         std::thread::sleep(Duration::from_secs(args.interval_s));
-        let machine = machine(host)?;
+        let machine = machine_with(host, &args.nic)?;
         let mut moves = watch.decide(host, &machine);
         if !args.dry_run {
             watch.carry_out(host, &machine, &mut moves)?;

@@ -5,8 +5,18 @@ use crate::setting::{Kind, Setting, UNDO_NOTHING};
 
 const FOLDER: &str = "sys/devices/system/clocksource/clocksource0";
 
-/// Sources that a program reads without a system call.
-const FAST: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"];
+/// Sources that a program reads without a system call, by their architectures' vDSO: x86 (bare, KVM,
+/// Hyper-V, Xen since 5.0), arm64, powerpc, s390, riscv.
+const FAST: [&str; 8] = [
+    "tsc",
+    "kvm-clock",
+    "hyperv_clocksource_tsc_page",
+    "xen",
+    "arch_sys_counter",
+    "timebase",
+    "tod",
+    "riscv_clocksource",
+];
 
 pub(super) const SETTINGS: &[Setting] = &[Setting {
     family: Family::Clock,
@@ -18,7 +28,8 @@ pub(super) const SETTINGS: &[Setting] = &[Setting {
     range: (0, 0),
     risk: "told only: a clock that drifts breaks more than speed",
     undo: UNDO_NOTHING,
-    source: "Documentation/timers/timekeeping.rst; /sys/devices/system/clocksource",
+    source: "Documentation/timers/timekeeping.rst; \
+             Documentation/ABI/testing/sysfs-devices-clocksource; vdso(7)",
     propose: |p| {
         let Some(current) = p.host.text(&format!("{FOLDER}/current_clocksource")) else { return };
         if FAST.contains(&current.as_str()) {

@@ -2,8 +2,11 @@
 
 use super::Family;
 use crate::goal::Profile;
+use crate::netlink::queueing;
 use crate::place::Place;
 use crate::setting::{Kind, Proposals, Setting, UNDO_VALUE};
+
+const DEFAULT: &str = "net.core.default_qdisc";
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -32,30 +35,41 @@ pub(super) const SETTINGS: &[Setting] = &[
             }
         },
     },
+    // Before the default for cards to come, so that rollback, which goes backwards, has that one back
+    // first: what a card gets for a discipline that is taken away is the default of that moment.
     Setting {
         family: Family::Congestion,
-        name: "net.core.default_qdisc",
+        name: "queueing discipline of cards",
+        what: "in which order packets of cards that are up leave, and when",
+        why: "fq paces what bbr sends by one timer for a whole queue, and keeps one busy connection \
+              from delaying the others; without it each socket paces with a timer of its own",
+        formula: "fq for the mobile profile with bbr, for each queue of a card that has what the kernel \
+                  attached by itself; what somebody chose is told and left, since it would not come \
+                  back with its options",
+        kernels: "fq since 3.12; bbr paces without it since 4.13",
+        range: (0, 0),
+        risk: "what waits in the former discipline at that moment is dropped and sent again; fq holds \
+               10,000 packets of all connections and 100 of each",
+        undo: "what was attached is taken away, and the kernel attaches its default",
+        source: "tc-fq(8); net/ipv4/tcp_output.c, tcp_needs_internal_pacing; net/sched/sch_generic.c, \
+                 attach_default_qdiscs",
+        propose: pace_cards,
+    },
+    Setting {
+        family: Family::Congestion,
+        name: DEFAULT,
         what: "queueing discipline of devices that come up from now on",
-        why: "fq paces what bbr sends and keeps one busy connection from delaying the others; without \
-              it each socket paces with a timer of its own",
-        formula: "fq for the mobile profile with bbr; else left",
+        why: "the same for cards that appear later, and for each queue that a card gets",
+        formula: "fq for the mobile profile with bbr where this kernel has it; else left",
         kernels: "fq since 3.12; only in the first network namespace",
         range: (0, 0),
         risk: "none to devices that are up: they keep theirs until they are set up anew",
         undo: UNDO_VALUE,
         source: "Documentation/admin-guide/sysctl/net.rst, default_qdisc; tc-fq(8)",
         propose: |p| {
-            let place = Place::sysctl("net.core.default_qdisc");
-            if p.goal.profile == Profile::Mobile
-                && bbr_is_possible(p)
-                && place.read(p.host).is_some()
-            {
+            let place = Place::sysctl(DEFAULT);
+            if paces_with_fq(p) && place.read(p.host).is_some() {
                 p.exactly(place, "fq");
-                p.tell(
-                    Kind::ByHand,
-                    "cards that are up keep their discipline: `tc qdisc replace dev NIC root fq`, or \
-                     for several queues `root mq`, moves one without dropping connections",
-                );
             }
         },
     },
@@ -98,4 +112,52 @@ fn bbr_is_possible(p: &Proposals) -> bool {
     let is_first_namespace = p.host.has("proc/sys/net/core/netdev_max_backlog");
     lists("tcp_available_congestion_control")
         && (is_first_namespace || lists("tcp_allowed_congestion_control"))
+}
+
+fn pace_cards(p: &mut Proposals) {
+    if p.goal.profile != Profile::Mobile || !bbr_is_possible(p) {
+        return;
+    }
+    if !has_fq(p) {
+        p.tell(
+            Kind::Note,
+            "this kernel has no fq, or does not list its modules in /lib/modules: bbr paces with a \
+             timer of each socket",
+        );
+        return;
+    }
+    let default = p.host.text("proc/sys/net/core/default_qdisc").unwrap_or_default();
+    for nic in &p.machine.nics {
+        let place = Place::Queueing(nic.name.clone());
+        let Some(current) = place.read(p.host) else { continue };
+        if queueing::leaves_are(&current, "fq") {
+            p.unchanged_count += 1;
+        } else if let Some(wanted) = queueing::instead(&current, &default, "fq") {
+            p.exactly(place, &wanted);
+        } else {
+            p.tell(
+                Kind::ByHand,
+                format!(
+                    "{0} has {1}, which would not come back by itself: `tc qdisc replace dev {0} root \
+                     fq`, or for several queues `root mq`, moves it without dropping connections",
+                    nic.name,
+                    current.trim()
+                ),
+            );
+        }
+    }
+}
+
+fn paces_with_fq(p: &Proposals) -> bool {
+    p.goal.profile == Profile::Mobile && bbr_is_possible(p) && has_fq(p)
+}
+
+/// A kernel lists what it was built with and what it can load, and nothing else does.
+fn has_fq(p: &Proposals) -> bool {
+    let release = p.host.text("proc/sys/kernel/osrelease").unwrap_or_default();
+    let lists = |list: &str| {
+        let modules = p.host.raw(&format!("lib/modules/{release}/{list}"));
+        modules.is_some_and(|modules| modules.contains("/sch_fq.ko"))
+    };
+    lists("modules.builtin") || lists("modules.dep")
 }

@@ -3,7 +3,7 @@
 use super::Family;
 use crate::budget::buckets;
 use crate::place::Place;
-use crate::setting::{Kind, Setting, UNDO_NOTHING, UNDO_VALUE};
+use crate::setting::{Kind, Proposals, Setting, UNDO_NOTHING, UNDO_VALUE};
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -47,10 +47,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         source: "Documentation/admin-guide/kernel-parameters.txt, thash_entries",
         propose: |p| {
             let wanted = buckets(p.goal.connections);
-            let is_set =
-                p.host.text("proc/cmdline").is_some_and(|line| line.contains("thash_entries="));
-            if is_set || enough_buckets(p.host.text("proc/sys/net/ipv4/tcp_ehash_entries"), wanted)
+            if enough_buckets(p.host.text("proc/sys/net/ipv4/tcp_ehash_entries"), wanted)
+                || enough_buckets(of_command_line(p), wanted)
             {
+                p.unchanged_count += 1;
                 return;
             }
             let why = match p.host.has("proc/sys/net/ipv4/tcp_child_ehash_entries") {
@@ -59,11 +59,18 @@ pub(super) const SETTINGS: &[Setting] = &[
             };
             p.tell(
                 Kind::Reboot,
-                format!("add thash_entries={wanted} to the kernel's command line: {why}"),
+                format!("set thash_entries={wanted} on the kernel's command line: {why}"),
             );
         },
     },
 ];
+
+/// What the next boot would have as well as this one; kernels before 6.1 say it nowhere else.
+fn of_command_line(p: &Proposals) -> Option<String> {
+    let line = p.host.text("proc/cmdline")?;
+    let mut set = line.split_whitespace().filter_map(|word| word.strip_prefix("thash_entries="));
+    set.next_back().map(str::to_owned)
+}
 
 /// Chains of two are as good; a negative number is a namespace that shares the first one's table.
 fn enough_buckets(now: Option<String>, wanted: u64) -> bool {

@@ -9,11 +9,16 @@
 //! here is even by number; `hawser tune watch` moves interrupts by measured load.
 
 use super::Family;
+use crate::budget::flows;
 use crate::cpus::CpuSet;
 use crate::interrupt::affinity_path;
-use crate::nic::{Nic, steering_path};
+use crate::machine::Machine;
+use crate::nic::{Coalescing, Nic, steering_path};
 use crate::place::Place;
 use crate::setting::{Kind, Proposals, Setting, UNDO_NOTHING, UNDO_VALUE};
+
+/// What Intel's drivers start with: 20,000 interrupts a second and queue.
+const RX_USECS: u32 = 50;
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -42,12 +47,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "combined channels",
         what: "queues of a card that have an interrupt each",
         why: "a CPU without a queue receives only what others hand over",
-        formula: "at least the CPUs of the card's node, as far as the card can; never fewer than now",
+        formula: "at least the CPUs of the card's node, as far as the card can; never fewer than now. \
+                  The kernel's text finds no benefit in a queue for each hyper-thread, but a shard is \
+                  pinned to each, and a shard without a queue gets its packets from others",
         kernels: "netlink since 5.6",
         range: (1, 1_024),
         risk: "the card is reset for a moment: packets are lost and sent again, connections stay",
         undo: "the former number is set",
-        source: "Documentation/networking/ethtool-netlink.rst, CHANNELS_SET",
+        source: "Documentation/networking/ethtool-netlink.rst, CHANNELS_SET; scaling.rst, RSS, \
+                 Suggested Configuration",
         propose: |p| {
             for nic in &p.machine.nics {
                 let Some(channels) = nic.abilities.channels else { continue };
@@ -76,15 +84,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "receive packet steering (RPS)",
         what: "hands received packets to other CPUs in software",
         why: "with a queue for each CPU it moves work away from the shard that needs it: half the rate",
-        formula: "off where the card has as many queues as its node has CPUs; else left",
+        formula: "off where the card has as many queues as its node has CPUs, since it is redundant \
+                  then; else left, because it spreads blindly what receive flow steering hands to the \
+                  right CPU",
         kernels: "since 2.6.35",
         range: (0, u64::MAX),
         risk: "none",
         undo: UNDO_VALUE,
-        source: "Documentation/networking/scaling.rst, RPS",
+        source: "Documentation/networking/scaling.rst, RPS, Suggested Configuration",
         propose: |p| {
             for nic in &p.machine.nics {
-                let enough = nic.rx_queues as usize >= p.machine.cpus_near(nic).len();
+                let enough = has_enough_queues(p.machine, nic);
                 for queue in (0..nic.rx_queues).filter(|_| enough) {
                     let path = steering_path(&nic.name, &format!("rx-{queue}"), "rps_cpus");
                     p.exactly(Place::Value(path), "0");
@@ -96,27 +106,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         family: Family::Interrupts,
         name: "receive flow steering (RFS)",
         what: "hands packets to the CPU where their connection was last read",
-        why: "a shard reads on the CPU it is pinned to; without RPS it has nothing to steer, and its \
-              table would hold a fraction of millions of flows",
-        formula: "left; told where it is on",
-        kernels: "since 2.6.35",
-        range: (0, 0),
-        risk: "none: told only",
-        undo: UNDO_NOTHING,
-        source: "Documentation/networking/scaling.rst, RFS",
-        propose: |p| {
-            let entries = p.host.number("proc/sys/net/core/rps_sock_flow_entries").unwrap_or(0);
-            if entries > 0 && entries < p.goal.connections {
-                p.tell(
-                    Kind::Note,
-                    format!(
-                        "receive flow steering has {entries} entries for {} connections: most packets \
-                         meet another flow's entry",
-                        p.goal.connections
-                    ),
-                );
-            }
-        },
+        why: "a shard reads on the CPU it is pinned to: with fewer queues than CPUs its packets come \
+              up on another one, and this brings them to it",
+        formula: "only where a card has fewer queues than its node has CPUs: at least connections / 16 \
+                  entries, rounded up to a power of two, from 32,768 to 2^20, and that by the number \
+                  of queues for each of them. With a queue for each CPU it has nothing to hand over, \
+                  and every read would pay for its table",
+        kernels: "since 2.6.35; the table of the machine only in the first network namespace",
+        range: (1, 1 << 29),
+        risk: "up to 16 bytes an entry, which the plan's memory has in it; another CPU is woken for \
+               packets that it is to have",
+        undo: UNDO_VALUE,
+        source: "Documentation/networking/scaling.rst, RFS, Suggested Configuration; \
+                 net/core/sysctl_net_core.c, rps_sock_flow_sysctl",
+        propose: steer_flows,
     },
     Setting {
         family: Family::Interrupts,
@@ -137,25 +140,29 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "coalescing",
         what: "how long a card gathers packets before it interrupts",
         why: "an interrupt for every packet costs more than the packet's own work",
-        formula: "adaptive, or 30 microseconds; told, since no maintained library can set it",
-        kernels: "all",
-        range: (0, 0),
-        risk: "adds up to that time to every message",
-        undo: UNDO_NOTHING,
-        source: "Documentation/networking/ethtool-netlink.rst, COALESCE_SET; ethtool(8)",
+        formula: "where a card does not gather at all: it adapts by itself if it can, else 50 \
+                  microseconds, which is 20,000 interrupts a second and queue. What somebody set \
+                  stays",
+        kernels: "netlink since 5.6",
+        range: (0, u32::MAX as u64),
+        risk: "adds up to that time to a message; a push that crosses a radio takes a thousand times \
+               as long",
+        undo: "the former mode and time are set, in one message",
+        source: "Documentation/networking/ethtool-netlink.rst, COALESCE_SET; \
+                 drivers/net/ethernet/intel/ice/ice_txrx.h, ICE_DFLT_RX_ITR; virtio 1.2, 5.1.3, \
+                 VIRTIO_NET_F_NOTF_COAL",
         propose: |p| {
             for nic in &p.machine.nics {
-                let Some(coalescing) = nic.abilities.coalescing else { continue };
-                if !coalescing.adaptive_rx && coalescing.rx_usecs == 0 && nic.rx_queues > 1 {
-                    let name = &nic.name;
-                    p.tell(
-                        Kind::ByHand,
-                        format!(
-                            "{name} interrupts for every packet: `ethtool -C {name} adaptive-rx on`, \
-                             or `rx-usecs 30` where it has no such mode"
-                        ),
-                    );
+                let Some(now) = nic.abilities.coalescing else { continue };
+                if now.adaptive_rx == Some(true) || now.rx_usecs > 0 {
+                    p.unchanged_count += 1;
+                    continue;
                 }
+                let wanted = match now.adaptive_rx {
+                    Some(_) => Coalescing { adaptive_rx: Some(true), ..now },
+                    None => Coalescing { rx_usecs: RX_USECS, ..now },
+                };
+                p.exactly(Place::Coalescing(nic.name.clone()), &wanted.to_string());
             }
         },
     },
@@ -178,6 +185,42 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
 ];
 
+/// Whether a card has, or will have once its channels are set, a queue for each CPU of its node.
+fn has_enough_queues(machine: &Machine, nic: &Nic) -> bool {
+    let possible = nic.abilities.channels.map_or(0, |channels| channels.combined_max);
+    nic.rx_queues.max(possible) as usize >= machine.cpus_near(nic).len()
+}
+
+/// Entries of the table of the machine, and of each queue's.
+fn steer_flows(p: &mut Proposals) {
+    const TABLE: &str = "net.core.rps_sock_flow_entries";
+    let wanted = flows(p.goal.connections);
+    let steered = |nic: &&Nic| nic.rx_queues > 0 && !has_enough_queues(p.machine, nic);
+    let steered: Vec<&Nic> = p.machine.nics.iter().filter(steered).collect();
+    if steered.is_empty() {
+        let entries = Place::sysctl(TABLE).read(p.host);
+        let entries = entries.and_then(|text| text.trim().parse().ok()).unwrap_or(0u64);
+        if entries > 0 {
+            p.tell(
+                Kind::Note,
+                format!(
+                    "receive flow steering has a table of {entries} entries, and every card has a queue \
+                     for each CPU of its node: it has nothing to hand over here"
+                ),
+            );
+        }
+        return;
+    }
+    p.at_least(Place::sysctl(TABLE), wanted);
+    for nic in steered {
+        for queue in 0..nic.rx_queues {
+            let path = steering_path(&nic.name, &format!("rx-{queue}"), "rps_flow_cnt");
+            let each = (wanted / u64::from(nic.rx_queues)).next_power_of_two();
+            p.at_least(Place::Value(path), each);
+        }
+    }
+}
+
 /// Cards of one node take turns at its CPUs: the second begins where the first ended.
 fn deal_interrupts(p: &mut Proposals) {
     if p.machine.irqbalance_runs {
@@ -185,10 +228,11 @@ fn deal_interrupts(p: &mut Proposals) {
     }
     let mut dealt_by_node = std::collections::BTreeMap::new();
     for nic in &p.machine.nics {
-        if nic.interrupts.is_empty() && nic.rx_queues > 0 {
+        if nic.interrupts.is_empty() {
+            let what = if nic.rx_queues > 0 { "interrupts" } else { "queues" };
             p.tell(
                 Kind::Note,
-                format!("{} has no interrupts of its own here: nothing to place", nic.name),
+                format!("{} shows no {what} of its own: nothing to place", nic.name),
             );
         }
         let near = p.machine.cpus_near(nic);

@@ -51,6 +51,7 @@ pub enum Family {
     Clock,
 }
 
+/// In the order in which they are applied: a card has its queues before each gets a discipline.
 const ALL: [&[Setting]; 14] = [
     limits::SETTINGS,
     memory::SETTINGS,
@@ -60,8 +61,8 @@ const ALL: [&[Setting]; 14] = [
     conntrack::SETTINGS,
     rto::SETTINGS,
     keepalive::SETTINGS,
-    congestion::SETTINGS,
     interrupts::SETTINGS,
+    congestion::SETTINGS,
     power::SETTINGS,
     huge_pages::SETTINGS,
     io_uring::SETTINGS,

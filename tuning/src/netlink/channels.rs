@@ -1,17 +1,16 @@
-//! A card's channels and coalescing, by ethtool's netlink family (Linux 5.6 and newer; see
-//! Documentation/networking/ethtool-netlink.rst).
-//!
-//! The crate that speaks it can read coalescing but not set it; a plan tells the operator instead.
+//! A card's channels, by ethtool's netlink family (Linux 5.6 and newer; see
+//! Documentation/networking/ethtool-netlink.rst), and what ethtool says of all cards.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 
-use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolCoalesceAttr, EthtoolError, EthtoolHandle};
+use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolError, EthtoolHandle};
 use futures_util::TryStreamExt;
 
+use super::coalescing;
 use crate::host::Host;
-use crate::nic::{Abilities, Channels, Coalescing};
+use crate::nic::{self, Abilities, Channels, Coalescing};
 
 /// Of all cards; one that has neither is left out. A fixture's are files in `ethtool/NIC/`.
 pub fn abilities(host: &Host) -> BTreeMap<String, Abilities> {
@@ -21,8 +20,8 @@ pub fn abilities(host: &Host) -> BTreeMap<String, Abilities> {
     let cards = host.names("sys/class/net").into_iter();
     let cards = cards.filter(|name| host.has(&format!("sys/class/net/{name}/device")));
     let known = |nic: String| {
-        let abilities = Abilities { channels: read(&nic), coalescing: coalescing(&nic) };
-        (nic, abilities)
+        let coalescing = coalescing::read(&nic).filter(|_| nic::can_coalesce(host, &nic));
+        (nic.clone(), Abilities { channels: read(&nic), coalescing })
     };
     cards.map(known).collect()
 }
@@ -32,7 +31,8 @@ fn fixture(host: &Host, nic: String) -> (String, Abilities) {
     let channels =
         || Some(Channels { combined: number("combined")?, combined_max: number("combined_max")? });
     let coalescing = || {
-        Some(Coalescing { rx_usecs: number("rx_usecs")?, adaptive_rx: number("adaptive_rx")? == 1 })
+        let text = host.text(&nic::fixture_coalescing(&nic))?;
+        Coalescing::parse(&text).filter(|_| nic::can_coalesce(host, &nic))
     };
     let abilities = Abilities { channels: channels(), coalescing: coalescing() };
     (nic, abilities)
@@ -57,24 +57,6 @@ pub fn read(nic: &str) -> Option<Channels> {
     Some(Channels { combined: combined?, combined_max: combined_max? })
 }
 
-fn coalescing(nic: &str) -> Option<Coalescing> {
-    let attributes = ask(|mut handle| async move {
-        handle.coalesce().get(Some(nic)).execute().await?.try_collect::<Vec<_>>().await
-    })?;
-    let mut rx_usecs = None;
-    let mut adaptive_rx = false;
-    for message in attributes {
-        for attribute in message.payload.nlas {
-            match attribute {
-                EthtoolAttr::Coalesce(EthtoolCoalesceAttr::RxUsecs(n)) => rx_usecs = Some(n),
-                EthtoolAttr::Coalesce(EthtoolCoalesceAttr::UseAdaptiveRx(on)) => adaptive_rx = on,
-                _ => {}
-            }
-        }
-    }
-    Some(Coalescing { rx_usecs: rx_usecs?, adaptive_rx })
-}
-
 pub fn write(nic: &str, combined: u32) -> io::Result<()> {
     let answer = run(|mut handle| async move {
         handle.channel().set(nic).combined_count(combined).execute().await
@@ -82,7 +64,7 @@ pub fn write(nic: &str, combined: u32) -> io::Result<()> {
     answer.map_err(|error| io::Error::other(error.to_string()))
 }
 
-fn ask<T, F: Future<Output = Result<T, EthtoolError>>>(
+pub(super) fn ask<T, F: Future<Output = Result<T, EthtoolError>>>(
     question: impl FnOnce(EthtoolHandle) -> F,
 ) -> Option<T> {
     run(question).ok()?.ok()

@@ -20,6 +20,14 @@ where
     exchange(protocol, NLM_F_REQUEST | NLM_F_DUMP, question, &mut each)
 }
 
+/// Asks for one thing; `each` sees what there is of it.
+pub fn ask<M>(protocol: isize, question: M, mut each: impl FnMut(M)) -> io::Result<()>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Debug,
+{
+    exchange(protocol, NLM_F_REQUEST | NLM_F_ACK, question, &mut each)
+}
+
 /// Asks for a change and returns when it is made.
 pub fn change<M>(protocol: isize, flags: u16, request: M) -> io::Result<()>
 where

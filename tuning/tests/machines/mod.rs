@@ -28,8 +28,10 @@ pub struct Card {
     pub first_interrupt: u32,
     /// The driver's name of an interrupt, before the queue's number.
     pub prefix: &'static str,
-    pub rx_usecs: u32,
-    pub adaptive_rx: bool,
+    /// In the words of ethtool.
+    pub coalescing: &'static str,
+    /// What traffic control shows.
+    pub queueing: &'static str,
 }
 
 impl Tree {
@@ -45,6 +47,7 @@ impl Tree {
         tree.put("proc/sys/kernel/osrelease", kernel);
         tree.put("proc/sys/kernel/hostname", "fixture");
         tree.put("proc/sys/kernel/random/boot_id", "11111111-2222-3333-4444-555555555555");
+        tree.put(&format!("lib/modules/{kernel}/modules.dep"), "kernel/net/sched/sch_fq.ko.xz:");
         tree.put("proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro");
         tree.put(
             "proc/net/sockstat",
@@ -178,10 +181,11 @@ impl Tree {
         let ethtool = format!("ethtool/{}", card.name);
         self.put(&format!("{ethtool}/combined"), &card.combined.to_string());
         self.put(&format!("{ethtool}/combined_max"), &card.combined_max.to_string());
-        self.put(&format!("{ethtool}/rx_usecs"), &card.rx_usecs.to_string());
-        self.put(&format!("{ethtool}/adaptive_rx"), &u8::from(card.adaptive_rx).to_string());
+        self.put(&format!("{ethtool}/coalescing"), card.coalescing);
+        self.put(&format!("queueing/{}", card.name), card.queueing);
         for queue in 0..card.queues {
             self.put(&format!("{folder}/queues/rx-{queue}/rps_cpus"), &self.no_cpus());
+            self.put(&format!("{folder}/queues/rx-{queue}/rps_flow_cnt"), "0");
             self.put(&format!("{folder}/queues/tx-{queue}/xps_cpus"), &self.no_cpus());
             let number = card.first_interrupt + queue;
             self.put(&format!("{folder}/device/msi_irqs/{number}"), "msix");
@@ -225,8 +229,8 @@ pub fn small_vm() -> Tree {
         combined_max: 1,
         first_interrupt: 38,
         prefix: "virtio2-input.",
-        rx_usecs: 0,
-        adaptive_rx: false,
+        coalescing: "rx-usecs 0",
+        queueing: "pfifo_fast, by default",
     };
     Tree::new("6.18.44", 8, 2).recent().nodes(1, 8, None).card(&card).done()
 }
@@ -241,8 +245,8 @@ pub fn two_sockets() -> Tree {
         combined_max: 64,
         first_interrupt,
         prefix,
-        rx_usecs: 50,
-        adaptive_rx: true,
+        coalescing: "adaptive-rx on",
+        queueing: "mq pfifo_fast, by default",
     };
     Tree::new("6.12.3", 512, 64)
         .recent()
@@ -263,8 +267,8 @@ pub fn amd_nps4() -> Tree {
         combined_max: 63,
         first_interrupt,
         prefix,
-        rx_usecs: 0,
-        adaptive_rx: false,
+        coalescing: "adaptive-rx off rx-usecs 0",
+        queueing: "mq pfifo_fast, by default",
     };
     Tree::new("6.8.0-45-generic", 768, 128)
         .nodes(4, 768, Some(64))
@@ -284,8 +288,8 @@ pub fn tracked_and_balanced() -> Tree {
         combined_max: 8,
         first_interrupt: 60,
         prefix: "eth0-TxRx-",
-        rx_usecs: 3,
-        adaptive_rx: true,
+        coalescing: "adaptive-rx on",
+        queueing: "mq fq_codel, by default",
     };
     let tree = Tree::new("6.1.0-25-amd64", 64, 8).nodes(1, 64, None).card(&card).done();
     for (name, value) in [
@@ -317,8 +321,8 @@ pub fn old_kernel() -> Tree {
         combined_max: 8,
         first_interrupt: 80,
         prefix: "eno1-TxRx-",
-        rx_usecs: 3,
-        adaptive_rx: false,
+        coalescing: "adaptive-rx off rx-usecs 3",
+        queueing: "htb fq_codel",
     };
     let tree = Tree::new("5.4.0-42-generic", 32, 8).nodes(1, 32, None).card(&card).done();
     tree.put("route/4/rto_min_ms", "0");
