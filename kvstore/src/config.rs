@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clients::OutboxLimits;
+use crate::processor::OneProcessor;
 use crate::resp::request::RequestLimits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,7 @@ pub struct Config {
     pub users: Vec<String>,
     pub users_file: PathBuf,
     pub network_threads: usize,
+    pub one_processor: OneProcessor,
     pub connections_max: usize,
     pub arguments_max: usize,
     pub bulk_bytes_max: usize,
@@ -55,6 +57,7 @@ impl Default for Config {
             users: Vec::new(),
             users_file: PathBuf::new(),
             network_threads: 0,
+            one_processor: OneProcessor::Auto,
             connections_max: 10_000,
             arguments_max: 65_536,
             bulk_bytes_max: 8 << 20,

@@ -96,6 +96,8 @@ pub mod latency;
 
 pub mod process;
 
+pub mod processor;
+
 pub mod memory;
 
 pub mod metrics;

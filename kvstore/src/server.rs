@@ -25,6 +25,7 @@ use crate::config::{Config, ConfigError, Durability};
 use crate::inbox::Inbox;
 use crate::metrics::Snapshot;
 use crate::network::{Common, Listeners, Network, STOP_GRACE};
+use crate::processor::{self, stay_on};
 use crate::shared::{Shared, Stopped};
 use crate::store::commit::{Committer, GROUPS_MAX};
 use crate::store::database::{Database, StoreError, database_dir};
@@ -95,6 +96,7 @@ impl Server {
         let unix = bind_unix(&config.unix)?;
         let unix_path = unix.is_some().then(|| config.unix.clone());
         let threads = network_threads(&config);
+        let processor = shared_processor(&config);
         let shared = Arc::new(Shared::new(config, database, users));
         let (orders, heard) = mpsc::channel();
         let jobs = Jobs::new(orders.clone());
@@ -105,14 +107,15 @@ impl Server {
             unix: unix_path,
             is_stopping: Arc::default(),
             inboxes: Arc::new([]),
-            threads: start_writing(&shared, log, (orders, heard)).map_err(StartError::Threads)?,
+            threads: start_writing(&shared, log, (orders, heard), processor)
+                .map_err(StartError::Threads)?,
             admin: admin.map(|listener| start_admin(listener, &shared)).transpose()?,
         };
         let listeners = Listeners {
             tcp: tcp.map(mio::net::TcpListener::from_std),
             unix: unix.map(mio::net::UnixListener::from_std),
         };
-        handle.start_network(threads, jobs, listeners).map_err(StartError::Threads)?;
+        handle.start_network((threads, processor), jobs, listeners).map_err(StartError::Threads)?;
         Ok(handle)
     }
 }
@@ -156,7 +159,7 @@ impl Handle {
 
     fn start_network(
         &mut self,
-        threads: usize,
+        (threads, mut processor): (usize, Option<usize>),
         jobs: Jobs,
         mut listeners: Listeners,
     ) -> io::Result<()> {
@@ -173,7 +176,12 @@ impl Handle {
         for (poll, inbox) in polls.into_iter().zip(self.inboxes.iter()) {
             let listeners = std::mem::take(&mut listeners);
             let network = Network::new(common.clone(), poll, inbox.clone(), listeners)?;
-            self.threads.push(named("hawser-kv-net").spawn(move || network.run())?);
+            // Others are there because one processor is not enough.
+            let processor = processor.take();
+            self.threads.push(named("hawser-kv-net").spawn(move || {
+                stay_on(processor);
+                network.run();
+            })?);
         }
         Ok(())
     }
@@ -263,6 +271,13 @@ fn network_threads(config: &Config) -> usize {
     if config.network_threads == 0 { (cores / 2).max(1) } else { config.network_threads }
 }
 
+/// Where the threads go that every write passes through.
+fn shared_processor(config: &Config) -> Option<usize> {
+    let allowed = processor::allowed().unwrap_or_default();
+    let interrupts = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    config.one_processor.choose(&allowed, &interrupts)
+}
+
 fn named(name: &str) -> std::thread::Builder {
     std::thread::Builder::new().name(name.to_string())
 }
@@ -272,6 +287,7 @@ fn start_writing(
     shared: &Arc<Shared>,
     log: Log,
     (orders, heard): (Sender<Order>, Receiver<Order>),
+    processor: Option<usize>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let cleaner = log.cleaner();
     // Whoever does not wait for syncs has nothing of it.
@@ -284,11 +300,15 @@ fn start_writing(
     let (source, orders) = (writer.log.source(), shared.checkpoints.open());
     Ok(vec![
         named("hawser-kv-write").spawn(move || {
+            stay_on(processor);
             writer.run();
             writing.checkpoints.close();
         })?,
         named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
-        named("hawser-kv-commit").spawn(move || committer.run(&landing))?,
+        named("hawser-kv-commit").spawn(move || {
+            stay_on(processor);
+            committer.run(&landing);
+        })?,
         named("hawser-kv-flush")
             .spawn(move || checkpoint::run(flushing, (cleaner, spare), wanted))?,
     ])

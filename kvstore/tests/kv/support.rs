@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use hawser_kv::processor::OneProcessor;
 use hawser_kv::{Config, Handle, Server};
 
 /// Generous: a deadline is there to end a hang, not to measure.
@@ -179,6 +180,8 @@ pub fn config(dir: &TempDir) -> Config {
         log_segment_mib: 1,
         memtable_mib: 1,
         cache_mib: 8,
+        // Many run side by side in one process.
+        one_processor: OneProcessor::Never,
         ..Config::default()
     }
 }

@@ -36,6 +36,37 @@ fn the_process_ends_as_it_says() {
     assert!(printed.contains("cache_mib = 128") && !printed.contains("sesame"), "{printed}");
 }
 
+/// Those that every write passes through share a processor, and nobody else is bound to it.
+#[test]
+fn the_writing_threads_share_a_processor() {
+    for (wish, is_shared) in [("always", true), ("never", false)] {
+        let dir = TempDir::new();
+        let mut command = binary(&config(&dir));
+        let process = Process::start(command.args(["--set", &format!("one_processor={wish}")]));
+        assert_eq!(Client::unix(&dir.join("s")).run("SET a 1"), Value::Simple("OK".into()));
+        let mut bound = BTreeSet::new();
+        for thread in
+            std::fs::read_dir(format!("/proc/{}/task", process.child.id())).expect("it runs")
+        {
+            let thread = thread.expect("an entry").path();
+            let read = |file: &str| std::fs::read_to_string(thread.join(file)).unwrap_or_default();
+            let status = read("status");
+            let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+            if allowed.is_some_and(|allowed| allowed.parse::<usize>().is_ok()) {
+                bound.insert((allowed.map(str::to_string), read("comm")));
+            }
+        }
+        let places: BTreeSet<_> = bound.iter().map(|(place, _)| place).collect();
+        let names: Vec<&str> = bound.iter().map(|(_, name)| name.trim()).collect();
+        match is_shared {
+            true => assert_eq!(names, ["hawser-kv-commi", "hawser-kv-net", "hawser-kv-write"]),
+            // A machine of one processor binds everyone to it.
+            false => assert!(bound.is_empty() || names.len() > 3, "{names:?}"),
+        }
+        assert!(places.len() <= 1, "{places:?}");
+    }
+}
+
 /// As an operator lives it: the server does not start and says what to do, and that helps.
 #[test]
 fn a_damaged_log_is_refused_and_cut_by_choice() {
