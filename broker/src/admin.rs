@@ -16,6 +16,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use crate::io::IoCounters;
+use crate::io::retransmission::Bounds;
 use crate::metrics::{Kind, Sample};
 use crate::plan::{Memory, Plan};
 use crate::shard::mailbox::{Command, Mailbox, Snapshot};
@@ -29,6 +30,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the pages are made of.
 pub struct Admin {
     pub plan: Plan,
+    pub rto: Bounds,
     pub mailboxes: Vec<Arc<Mailbox>>,
     pub draining: Arc<AtomicBool>,
 }
@@ -154,6 +156,16 @@ impl Admin {
                 "hawser_broker_connections_max",
                 "Connections above which devices are refused",
                 self.plan.connections_max,
+            ),
+            gauge(
+                "hawser_broker_rto_min_ms",
+                "Least time before TCP sends again to a device, unless its route says otherwise",
+                self.rto.min_ms,
+            ),
+            gauge(
+                "hawser_broker_rto_max_ms",
+                "Longest time between two tries of TCP to send to a device",
+                self.rto.max_ms,
             ),
             gauge(
                 "hawser_broker_process_anon_bytes",

@@ -28,6 +28,12 @@ const LISTEN_ADDRESSES_MAX: usize = 4;
 
 const LINKS_MAX: usize = 16;
 
+/// From two ticks of the slowest clock, which the kernel insists on, to what `hawser tune apply` sets.
+const RTO_MIN_MS: (u64, u64) = (20, 3_000);
+
+/// What the kernel takes.
+const RTO_MAX_MS: (u64, u64) = (1_000, 120_000);
+
 /// Everything that can be configured. `hawser-broker.toml` explains each key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -55,6 +61,8 @@ pub struct Config {
     pub partial_bytes_max: usize,
     pub topics_bytes_max: usize,
     pub send_buffer_bytes: usize,
+    pub rto_min_ms: u64,
+    pub rto_max_ms: u64,
     pub link_queue_bytes_max: usize,
     pub link_idle_ms: u64,
     pub drain_per_s: u32,
@@ -87,6 +95,8 @@ impl Default for Config {
             partial_bytes_max: 16 * 1024 * 1024,
             topics_bytes_max: 64 * 1024 * 1024,
             send_buffer_bytes: 128 * 1024,
+            rto_min_ms: 0,
+            rto_max_ms: 0,
             link_queue_bytes_max: 64 * 1024 * 1024,
             link_idle_ms: 30_000,
             drain_per_s: 1_000,
@@ -188,6 +198,20 @@ impl Config {
             if !(min..=max).contains(&value) {
                 return error(format!("{key} = {value} is outside {min} to {max}"));
             }
+        }
+        for (key, value, (min, max)) in [
+            ("rto_min_ms", self.rto_min_ms, RTO_MIN_MS),
+            ("rto_max_ms", self.rto_max_ms, RTO_MAX_MS),
+        ] {
+            if value != 0 && !(min..=max).contains(&value) {
+                return error(format!("{key} = {value} is neither 0 nor within {min} to {max}"));
+            }
+        }
+        if self.rto_max_ms != 0 && self.rto_max_ms < self.rto_min_ms {
+            return error(format!(
+                "rto_max_ms = {} is below rto_min_ms = {}",
+                self.rto_max_ms, self.rto_min_ms
+            ));
         }
         Ok(())
     }
@@ -359,6 +383,24 @@ mod tests {
         check("", &["heartbeat_min_s=0"], "outside 1 to 600");
         check("", &["heartbeat_min_s=700"], "outside 1 to 600");
         check("", &["redirect=nowhere"], "`nowhere` is not host:port");
+        check("", &["rto_min_ms=19"], "rto_min_ms = 19 is neither 0 nor within 20 to 3000");
+        check("", &["rto_min_ms=3001"], "rto_min_ms = 3001 is neither 0 nor within 20 to 3000");
+        check("", &["rto_max_ms=999"], "rto_max_ms = 999 is neither 0 nor within 1000 to 120000");
+        check("", &["rto_max_ms=120001"], "neither 0 nor within 1000 to 120000");
+        check("", &["rto_min_ms=3000", "rto_max_ms=2999"], "is below rto_min_ms = 3000");
+    }
+
+    #[test]
+    fn bounds_of_the_retransmission_timeout_may_be_at_their_limits() {
+        for settings in [
+            ["rto_min_ms=20", "rto_max_ms=1000"],
+            ["rto_min_ms=3000", "rto_max_ms=3000"],
+            ["rto_min_ms=3000", "rto_max_ms=0"],
+            ["rto_min_ms=0", "rto_max_ms=120000"],
+        ] {
+            let config = Config::parse("", &settings.map(str::to_owned)).unwrap();
+            assert_eq!(config.check(), Ok(()), "{settings:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | [`metrics`] | the table of counters |
 //! | [`config`] | the file, key by key |
 //! | [`plan`] | what a configuration comes to on this machine |
+//! | [`listeners`] | one per shard and address, with what accepted sockets inherit |
 //! | [`server`] | threads, signals, the drain |
 //! | [`admin`] | `/metrics`, `/health`, `/plan` |
 //!
@@ -19,6 +20,7 @@ pub mod admin;
 pub mod config;
 pub mod core;
 pub mod io;
+pub mod listeners;
 pub mod metrics;
 pub mod plan;
 pub mod server;

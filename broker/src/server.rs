@@ -23,19 +23,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use hawser_codec::cursor::Reader;
-use hawser_codec::link::Keys;
-use socket2::Socket;
-
 use crate::admin::Admin;
 use crate::config::{Config, ConfigError};
 use crate::io::host::{self, EventFd, Signals};
 use crate::io::probe::{Missing, probe};
-use crate::io::socket;
+use crate::io::retransmission::Bounds;
 use crate::io::uring::{UringConfig, UringIo};
+use crate::listeners::{ListenError, Listeners};
 use crate::plan::{Machine, Memory, Plan, PlanError};
 use crate::shard::mailbox::{Command, Mailbox, Notice};
 use crate::shard::{Shard, ShardConfig, Turn};
+use hawser_codec::cursor::Reader;
+use hawser_codec::link::Keys;
 
 /// How often the main thread looks around.
 const ROUND_MS: u64 = 100;
@@ -52,7 +51,7 @@ pub enum StartError {
     Config(ConfigError),
     Plan(PlanError),
     Kernel(Missing),
-    Listen { address: SocketAddr, error: io::Error },
+    Listen(ListenError),
     Machine { what: &'static str, error: io::Error },
 }
 
@@ -62,19 +61,7 @@ impl fmt::Display for StartError {
             StartError::Config(error) => error.fmt(f),
             StartError::Plan(error) => error.fmt(f),
             StartError::Kernel(missing) => missing.fmt(f),
-            StartError::Listen { address, error } => {
-                let advice = match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        "; another process has the port: stop it or choose another address"
-                    }
-                    io::ErrorKind::AddrNotAvailable => "; this host does not have the address",
-                    io::ErrorKind::PermissionDenied => {
-                        "; ports below 1024 need CAP_NET_BIND_SERVICE"
-                    }
-                    _ => "",
-                };
-                write!(f, "cannot listen on {address}: {error}{advice}")
-            }
+            StartError::Listen(error) => error.fmt(f),
             StartError::Machine { what, error } => write!(f, "cannot {what}: {error}"),
         }
     }
@@ -91,6 +78,12 @@ impl From<ConfigError> for StartError {
 impl From<PlanError> for StartError {
     fn from(error: PlanError) -> StartError {
         StartError::Plan(error)
+    }
+}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> StartError {
+        StartError::Listen(error)
     }
 }
 
@@ -127,13 +120,14 @@ pub fn run(config: &Config) -> Result<ExitCode, StartError> {
 
 fn listen_admin(config: &Config) -> Result<TcpListener, StartError> {
     let address: SocketAddr = config.admin.parse().expect("checked");
-    TcpListener::bind(address).map_err(|error| StartError::Listen { address, error })
+    Ok(TcpListener::bind(address).map_err(|error| ListenError { address, error })?)
 }
 
 struct Server {
     plan: Plan,
     /// The real ones, with the ports that the kernel chose.
     addresses: Vec<SocketAddr>,
+    rto: Bounds,
     control: Vec<SocketAddr>,
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Vec<JoinHandle<()>>,
@@ -147,14 +141,18 @@ impl Server {
     fn start(config: &Config, machine: &Machine, plan: Plan) -> Result<Server, StartError> {
         let control = config.control_addresses()?;
         let link_key = config.link_key()?;
-        let (addresses, listeners) = listen(config, plan.shards)?;
+        let listeners = Listeners::open(config, plan.shards)?;
+        for line in listeners.not_in_force(config, &plan) {
+            eprintln!("hawser-broker: {line}");
+        }
+        let Listeners { addresses, of_shards, rto } = listeners;
         let keys = KeysFile::open(&config.state_dir);
         let (incarnation, seed) = random_pair().map_err(cannot("read /dev/urandom"))?;
 
         let (started, starts) = channel();
         let mut mailboxes = Vec::new();
         let mut threads = Vec::new();
-        for (shard, listeners) in listeners.into_iter().enumerate() {
+        for (shard, listeners) in of_shards.into_iter().enumerate() {
             let wake = Arc::new(EventFd::new().map_err(cannot("make an eventfd"))?);
             let mailbox = Arc::new(Mailbox::new(Some(wake.clone())));
             mailboxes.push(mailbox.clone());
@@ -198,6 +196,7 @@ impl Server {
         Ok(Server {
             plan,
             addresses,
+            rto,
             control,
             mailboxes,
             threads,
@@ -210,6 +209,7 @@ impl Server {
     fn start_admin(&self, listener: TcpListener) -> Result<(), StartError> {
         let admin = Admin {
             plan: self.plan.clone(),
+            rto: self.rto,
             mailboxes: self.mailboxes.clone(),
             draining: self.draining.clone(),
         };
@@ -298,24 +298,6 @@ impl Server {
             }
         }
     }
-}
-
-/// Per address one listener for each shard, turned into per shard one for each address.
-fn listen(
-    config: &Config,
-    shards: usize,
-) -> Result<(Vec<SocketAddr>, Vec<Vec<Socket>>), StartError> {
-    let mut addresses = Vec::new();
-    let mut per_shard: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
-    for address in config.listen_addresses() {
-        let failed = |error| StartError::Listen { address, error };
-        let sockets = socket::listen(address, shards, config.send_buffer_bytes).map_err(failed)?;
-        addresses.push(socket::local_address(&sockets[0]).map_err(failed)?);
-        for (listeners, socket) in per_shard.iter_mut().zip(sockets) {
-            listeners.push(socket);
-        }
-    }
-    Ok((addresses, per_shard))
 }
 
 /// What a shard's thread begins with. The rings are made by the thread that uses them.

@@ -25,6 +25,7 @@
 pub mod host;
 pub mod probe;
 pub mod recv_ring;
+pub mod retransmission;
 pub mod sim;
 pub mod socket;
 pub mod token;

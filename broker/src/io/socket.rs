@@ -6,19 +6,31 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::retransmission::{self, Bounds};
 
 /// Connections that the kernel holds ready until they are accepted; cut to `somaxconn`.
 const BACKLOG: i32 = 65_535;
 
+/// What a listener passes on to the sockets it accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// Bounds what the kernel holds for a device that does not read; it doubles the number for its
+    /// own overhead.
+    pub send_buffer_bytes: usize,
+    /// See [`retransmission`] for what the kernel makes of it.
+    pub rto: Bounds,
+}
+
 /// Opens one listener per shard on an address. With port 0 the first gets a port from the kernel
-/// and the others share it. `send_buffer_bytes` bounds what the kernel holds for a device that
-/// does not read; it doubles the number for its own overhead.
+/// and the others share it.
 pub fn listen(
     address: SocketAddr,
     shards: usize,
-    send_buffer_bytes: usize,
+    inherited: &Inherited,
 ) -> io::Result<Vec<Socket>> {
     // A probe without SO_REUSEPORT: with it, a second process with the same user could share the
     // port unnoticed, and both would get some of the devices.
@@ -29,7 +41,8 @@ pub fn listen(
     let mut listeners = Vec::with_capacity(shards);
     for _ in 0..shards {
         let socket = bind(address, true)?;
-        socket.set_send_buffer_size(send_buffer_bytes)?;
+        socket.set_send_buffer_size(inherited.send_buffer_bytes)?;
+        retransmission::set(&socket, &inherited.rto)?;
         socket.listen(BACKLOG)?;
         address = local_address(&socket)?;
         listeners.push(socket);
@@ -63,4 +76,28 @@ pub fn dialler(address: SocketAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
+}
+
+/// A number among a socket's options.
+pub(super) fn option(socket: &Socket, level: i32, name: i32) -> io::Result<i32> {
+    let mut value: i32 = 0;
+    let mut length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `value`, which has that many, and the
+    // descriptor is open as long as `socket` is borrowed.
+    let result = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, value, &mut length)
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+pub(super) fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value`, which has that many, and the descriptor is
+    // open as long as `socket` is borrowed.
+    let result = unsafe {
+        let value = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), level, name, value, length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -12,10 +12,15 @@ use std::time::{Duration, Instant};
 use crate::echo::Echo;
 use hawser_broker::io::host::EventFd;
 use hawser_broker::io::probe::{Missing, probe};
+use hawser_broker::io::retransmission::Bounds;
+use hawser_broker::io::socket::Inherited;
 use hawser_broker::io::uring::{RingShape, UringConfig, UringIo};
 use hawser_broker::io::{Completion, Io, IoCounters, Target, socket};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+
+const INHERITED: Inherited =
+    Inherited { send_buffer_bytes: 16 * 1024, rto: Bounds { min_ms: 0, max_ms: 0 } };
 
 /// A table with a completion queue of 16, so that a ring takes 44 connections.
 const TABLE: u32 = 64;
@@ -31,7 +36,7 @@ struct Server {
 
 impl Server {
     fn start(address: &str, table: u32, rings_max: u32) -> Server {
-        let listener = socket::listen(address.parse().unwrap(), 1, 16 * 1024).unwrap().remove(0);
+        let listener = socket::listen(address.parse().unwrap(), 1, &INHERITED).unwrap().remove(0);
         let address = socket::local_address(&listener).unwrap();
         let (stop, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(EventFd::new().unwrap()));
         let config = UringConfig {
@@ -193,7 +198,7 @@ fn ipv6_and_resets_are_connections_like_others() {
 /// not be slept upon.
 #[test]
 fn a_wake_up_during_a_send_is_not_slept_upon() {
-    let listener = socket::listen("127.0.0.1:0".parse().unwrap(), 1, 16 * 1024).unwrap().remove(0);
+    let listener = socket::listen("127.0.0.1:0".parse().unwrap(), 1, &INHERITED).unwrap().remove(0);
     let address = socket::local_address(&listener).unwrap();
     let wake = Arc::new(EventFd::new().unwrap());
     let config = UringConfig {

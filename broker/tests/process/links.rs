@@ -11,7 +11,7 @@ use hawser_codec::link::{Entry, EntryFlags, ToControl, to_broker};
 use crate::support::{APP, Broker, Control, Device, Folder, LINK_KEY, Link, device_id};
 
 /// A broker of one shard with a link that is up.
-fn linked(control: &Control, settings: &[&str]) -> (Broker, Link) {
+pub fn linked(control: &Control, settings: &[&str]) -> (Broker, Link) {
     let setting = control.setting();
     let settings: Vec<&str> = ["shards=1", &setting].iter().chain(settings).copied().collect();
     let broker = Broker::start_in(Folder::new(), &settings);
@@ -22,7 +22,7 @@ fn linked(control: &Control, settings: &[&str]) -> (Broker, Link) {
 }
 
 /// The session of a device as the broker announces it.
-fn announced(link: &mut Link, device: &str) -> SessionRef {
+pub fn announced(link: &mut Link, device: &str) -> SessionRef {
     let id = device_id(device);
     link.expect("the announcement", |frame| match frame {
         ToControl::Announce(list) => {
@@ -33,7 +33,7 @@ fn announced(link: &mut Link, device: &str) -> SessionRef {
 }
 
 /// Waits for the pull of a connect and answers that there is nothing.
-fn answer_pull(link: &mut Link, session: SessionRef) {
+pub fn answer_pull(link: &mut Link, session: SessionRef) {
     link.expect("the pull of a connect", |frame| match frame {
         ToControl::Pull(list) => list.iter().find(|record| record.session == session).map(drop),
         _ => None,
@@ -41,7 +41,7 @@ fn answer_pull(link: &mut Link, session: SessionRef) {
     link.send(|out| to_broker::entries(out, session, Seq::ZERO, false, &[]));
 }
 
-fn push(device: &mut Device) -> (u64, Vec<u8>) {
+pub fn push(device: &mut Device) -> (u64, Vec<u8>) {
     device.expect("a push", |frame| match frame {
         Downlink::Push { seq, payload } => Some((seq.0, payload.to_vec())),
         _ => None,

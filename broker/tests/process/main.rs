@@ -3,5 +3,6 @@
 mod devices;
 mod drain;
 mod links;
+mod retransmission;
 mod start;
 mod support;

@@ -115,7 +115,8 @@ impl Broker {
         let mut command = command(settings);
         let state_dir = format!("state_dir={}", state.path().display());
         command.args(["--set", &state_dir]).env("HAWSER_LINK_KEY", hex(&LINK_KEY));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let log = fs::File::create(state.path().join("log")).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).unwrap();
@@ -136,6 +137,11 @@ impl Broker {
     /// A file of the broker's state.
     pub fn state_path(&self, name: &str) -> PathBuf {
         self.state.path().join(name)
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.state_path("log")).unwrap()
     }
 
     pub fn signal(&self, signal: i32) {

@@ -4,9 +4,11 @@
 //! after 200 ms and a few times more: bytes that the device pays for, a congestion window of one,
 //! and a radio that is kept awake. A minimum of 3 s waits for it.
 //!
-//! Four places can say so; the kernel takes the first that does: the route's `rto_min`, a BPF
-//! program, the socket (`TCP_RTO_MIN_US`, Linux 6.15 and newer, which the broker sets itself), the
-//! sysctl (6.11 and newer). Here the sysctl is set, or the route where there is no sysctl.
+//! Two places can say so, and the kernel takes the first that does: the route's `rto_min`, and the
+//! socket's own minimum. A socket takes that from the sysctl when it is opened (Linux 6.11), and a
+//! connection from its listener. The socket option `TCP_RTO_MIN_US` (6.15) and a BPF program's
+//! `TCP_BPF_RTO_MIN` only lower it: the kernel refuses more than 200 ms. So no process can raise it for
+//! itself; here the sysctl is set, or the route where there is no sysctl.
 
 use super::Family;
 use crate::goal::Profile;
