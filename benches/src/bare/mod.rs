@@ -19,7 +19,8 @@ use anyhow::{Context, ensure};
 use hawser_bare_protocol::command::{Answer, Command};
 use hawser_bare_protocol::frames;
 use hawser_broker::io::host::refuse_huge_pages;
-use hawser_broker::io::socket::{listen, local_address};
+use hawser_broker::io::retransmission::Bounds;
+use hawser_broker::io::socket::{Inherited, listen, local_address};
 
 use crate::io;
 use crate::io::bare_ring::{Event, RECV_BUFFER_BYTES, Received, Shape};
@@ -59,7 +60,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     refuse_huge_pages();
     let limit = io::raise_descriptor_limit()?;
     ensure!(limit >= TABLE_MIN, "the limit of open files is {limit}: raise it to {TABLE_MIN}");
-    let listener = listen(arguments.listen, 1, arguments.send_buffer_bytes as usize)
+    let inherited = Inherited {
+        send_buffer_bytes: arguments.send_buffer_bytes as usize,
+        rto: Bounds::default(),
+    };
+    let listener = listen(arguments.listen, 1, &inherited)
         .with_context(|| format!("cannot listen on {}", arguments.listen))?
         .pop()
         .expect("one was asked for");
