@@ -57,7 +57,7 @@ bench: build
 	$(BENCH) storm --devices 50000 --connections 20000
 	$(BENCH) report
 
-# Two hours, of which one is churn; needs 24 GiB of memory.
+# Two and a half hours, of which one is churn and a half is the store's soak; needs 24 GiB of memory.
 bench-full: build
 	.ci/setup bench
 	cd benches/runtimes && $(CARGO) build $(RELEASE)
@@ -65,6 +65,7 @@ bench-full: build
 	$(BENCH) instructions
 	$(BENCH) system
 	$(BENCH) kv
+	$(BENCH) soak
 	for n in 15000 100000 1000000; do $(BENCH) connections --connections $$n --floor || exit 1; done
 	$(BENCH) connections --connections 1000000 --tickets ed25519
 	$(BENCH) connections --connections 2000000 --tickets ed25519 --control-node

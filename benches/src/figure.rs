@@ -44,7 +44,8 @@ pub fn unit(name: &str) -> Unit {
 /// Which way a figure of a benchmark should go. None for what is a setting, belongs to the floor, to
 /// another server or to the time before something, or only describes.
 pub fn better(benchmark: &str, name: &str) -> Option<Better> {
-    const LESS: [&str; 8] = [
+    const LESS: [&str; 9] = [
+        "wrong",
         "lost",
         "bystanders_lost",
         "duplicates",

@@ -10,6 +10,7 @@
 //! | `peers` | what do other brokers need for the same loads | mosquitto, nats-server, rumqttd |
 //! | `runtimes` | what would the same loop cost on another runtime | tokio, tokio-uring, glommio |
 //! | `kv` | what does the store carry, durable and not | redis-server |
+//! | `soak` | does the store stay right and bounded for a long time | its configuration |
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
 //! | `instructions` | what do the broker's decisions cost, in instructions | the recorded counts |
 //! | `system` | what does the whole system carry, and through a kill -9 | itself, undisturbed |
@@ -65,6 +66,8 @@ mod rows;
 mod runtimes;
 
 mod scenario;
+
+mod soak;
 
 mod spread;
 
@@ -126,6 +129,8 @@ enum Command {
     Runtimes(runtimes::Arguments),
     /// The store beside redis-server
     Kv(kv::Arguments),
+    /// The store under mixed load for a long time: right answers, bounded memory and files
+    Soak(soak::Arguments),
     /// The whole system under load, undisturbed and with a kill -9 in the middle
     System(system::Arguments),
     /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
@@ -169,6 +174,7 @@ fn main() -> ExitCode {
         Command::Peers(arguments) => peers::run(&arguments, &output),
         Command::Runtimes(arguments) => runtimes::run(&arguments, &output),
         Command::Kv(arguments) => kv::run(&arguments, &output),
+        Command::Soak(arguments) => soak::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
         Command::Report(arguments) => report::run(&arguments, &output),

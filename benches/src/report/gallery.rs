@@ -80,6 +80,13 @@ pub fn places(rows: &[Row]) -> Vec<Place> {
             latency(rows, "uplink", "Round trip of a pull", "pulls in a second"),
         ),
         place(
+            Some("soak"),
+            "soak.svg",
+            "memory and files of the store over a long time under load",
+            "`hawser-bench soak`",
+            soak(rows),
+        ),
+        place(
             None,
             "servers-memory.svg",
             "user memory of a connection in different servers",
@@ -166,8 +173,10 @@ fn memory(rows: &[Row]) -> Option<Picture> {
     )
 }
 
+const SETUP: &str = "setup_curve";
+
 fn setup(rows: &[Row]) -> Option<Picture> {
-    let with_curve = || of(rows, "connections").filter(|row| !curve(row).is_empty());
+    let with_curve = || of(rows, "connections").filter(|row| !curve(row, SETUP).is_empty());
     let ours = with_curve()
         .filter(|row| row.is_ours())
         .max_by_key(|row| (connections(row), row.unix_s))?;
@@ -181,7 +190,7 @@ fn setup(rows: &[Row]) -> Option<Picture> {
         [(OURS, ours)].into_iter().chain(others).zip(Colour::ALL).map(|((server, row), colour)| {
             Series {
                 name: server.to_owned(),
-                points: curve(row),
+                points: curve(row, SETUP),
                 colour,
                 stroke: if server == "bare" { Stroke::Dashed } else { Stroke::Solid },
             }
@@ -240,6 +249,36 @@ fn latency(rows: &[Row], benchmark: &str, title: &str, rates: &str) -> Option<Pi
         "Half of the latencies are below p50, all but one in a hundred are below p99, all but one in \
          a thousand are below p99.9. Dashed, where it was measured: the same \
          traffic through a bare loop without a broker's work, in the same run.",
+    )
+}
+
+fn soak(rows: &[Row]) -> Option<Picture> {
+    let longest = |row: &&Row| (row.number("minutes").unwrap_or(0.0) as u64, row.unix_s);
+    let row = of(rows, "soak").max_by_key(longest)?;
+    let line = |name: &str, figure, colour, stroke| Series {
+        name: name.to_owned(),
+        points: curve(row, figure),
+        colour,
+        stroke,
+    };
+    let series = [
+        line("memory", "memory_curve_bytes", Colour::Blue, Stroke::Solid),
+        line("cache", "cache_curve_bytes", Colour::Blue, Stroke::Dashed),
+        line("database", "database_curve_bytes", Colour::Orange, Stroke::Solid),
+        line("log", "log_curve_bytes", Colour::Green, Stroke::Solid),
+    ];
+    let lines = Lines {
+        title: "The store under mixed load at full rate".to_owned(),
+        note: note(&[row], &row.scenario),
+        x: axis("time", Unit::Seconds, Scale::Linear),
+        y: axis("bytes", Unit::Bytes, Scale::Linear),
+        series: drawn(series),
+    };
+    picture(
+        &lines,
+        "Memory of the process, the block cache in it, and the files of the database and of the \
+         write log. Lines that rise at first and then stay are caches that fill; one that went on \
+         rising would be a leak.",
     )
 }
 
@@ -386,9 +425,9 @@ fn points(
     points
 }
 
-/// The pairs of a row's set-up curve.
-fn curve(row: &Row) -> Vec<(f64, f64)> {
-    let pairs = row.values.get("setup_curve").and_then(Value::as_array);
+/// The pairs of a row's curve.
+fn curve(row: &Row, name: &str) -> Vec<(f64, f64)> {
+    let pairs = row.values.get(name).and_then(Value::as_array);
     let pair = |value: &Value| Some((value.get(0)?.as_f64()?, value.get(1)?.as_f64()?));
     pairs.into_iter().flatten().filter_map(pair).collect()
 }

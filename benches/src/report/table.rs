@@ -342,6 +342,36 @@ pub const SECTIONS: &[Section] = &[
         each: None,
     },
     Section {
+        benchmark: "soak",
+        title: "The store for a long time",
+        about: "Workers write to the store what comes to their minds, as fast as it answers, and check \
+                every answer. Does it stay right, and does anything grow?",
+        columns: &[
+            column("minutes", "minutes", "how long"),
+            column("clients", "clients", "workers, each with a connection"),
+            column("commands", "commands", "commands that were answered"),
+            column("commands_rate", "rate", "commands in a second, as all workers together did"),
+            column("wrong", "wrong", "answers that were not what they had to be"),
+            column("cache_mib", "cache, MiB", "the block cache that is configured"),
+            column("memory_bytes", "memory", "the most that the process had"),
+            column("memory_bytes_max", "of at most", "what it may have with this configuration"),
+            column(
+                "memory_growth_percent",
+                "growth",
+                "rise of a straight line through the memory of the last two thirds of the time",
+            ),
+            column("database_bytes", "database", "the most that its files had"),
+            column("log_files", "log files", "the most files that the write log had"),
+        ],
+        glance: &[
+            ("commands", "{} commands"),
+            ("wrong", "{} wrong answers"),
+            ("memory_bytes", "{} of memory"),
+            ("memory_growth_percent", "which grew by {} in the last two thirds"),
+        ],
+        each: None,
+    },
+    Section {
         benchmark: "codec",
         title: "Encoding",
         about: "The same messages in hawser's format and in three others that could have carried \
