@@ -2,7 +2,7 @@
 //!
 //! One thread that serves one request at a time over plain HTTP/1.1. It asks each shard for a copy of
 //! its numbers by mailbox and waits for the answer with a deadline, so a scrape costs a shard one copy
-//! in a turn and never a lock.
+//! in a turn and never a lock. What the page says of CPUs is read from the kernel's files by this thread.
 //!
 //! Limits: requests of 4 KiB, two seconds for reading and for writing, one connection at a time.
 //! There is no access control here: the address belongs on an operators' network.
@@ -10,14 +10,16 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use crate::cpus;
 use crate::io::IoCounters;
 use crate::io::retransmission::Bounds;
-use crate::metrics::{Kind, Sample};
+use crate::metrics::{Kind, Sample, put_head};
 use crate::plan::{Memory, Plan};
 use crate::shard::mailbox::{Command, Mailbox, Snapshot};
 
@@ -31,6 +33,8 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Admin {
     pub plan: Plan,
     pub rto: Bounds,
+    /// The processor of each shard; empty if they may run anywhere.
+    pub pinned: Vec<usize>,
     pub mailboxes: Vec<Arc<Mailbox>>,
     pub draining: Arc<AtomicBool>,
 }
@@ -138,6 +142,7 @@ impl Admin {
             put_head(&mut page, sample.name, sample.help, sample.kind);
             let _ = writeln!(page, "{} {}", sample.name, sample.value);
         }
+        cpus::put(&mut page, Path::new("/"), &self.pinned);
         page
     }
 
@@ -278,14 +283,6 @@ fn io_samples(counters: &IoCounters) -> [Sample; 5] {
             counters.no_buffers,
         ),
     ]
-}
-
-fn put_head(page: &mut String, name: &str, help: &str, kind: Kind) {
-    let kind = match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-    };
-    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn anon_bytes() -> Option<u64> {

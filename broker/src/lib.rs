@@ -12,6 +12,7 @@
 //! | [`plan`] | what a configuration comes to on this machine |
 //! | [`listeners`] | one per shard and address, with what accepted sockets inherit |
 //! | [`server`] | threads, signals, the drain |
+//! | [`cpus`] | what the kernel does on each CPU beside the shards |
 //! | [`admin`] | `/metrics`, `/health`, `/plan` |
 //!
 //! Shards do not know each other: each has a thread, its own listeners, rings, sessions and links.
@@ -19,6 +20,7 @@
 pub mod admin;
 pub mod config;
 pub mod core;
+pub mod cpus;
 pub mod io;
 pub mod listeners;
 pub mod metrics;

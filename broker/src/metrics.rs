@@ -11,6 +11,8 @@
 //!
 //! Gauges stand in the same table; the core writes them at the end of each turn.
 
+use std::fmt::Write as _;
+
 use hawser_codec::error::{CloseReason, DecodeError};
 
 macro_rules! counters {
@@ -204,6 +206,16 @@ impl Counters {
         });
         plain.chain(closed).chain(refused).chain(errors)
     }
+}
+
+/// What stands before the lines of a name in the text format.
+pub fn put_head(page: &mut String, name: &str, help: &str, kind: Kind) {
+    let kind = match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+    };
+    // Writing to a string does not fail.
+    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// The wire codes are dense but for `Unknown`, which is last.

@@ -128,6 +128,7 @@ struct Server {
     /// The real ones, with the ports that the kernel chose.
     addresses: Vec<SocketAddr>,
     rto: Bounds,
+    pinned: Vec<usize>,
     control: Vec<SocketAddr>,
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Vec<JoinHandle<()>>,
@@ -146,6 +147,7 @@ impl Server {
             eprintln!("hawser-broker: {line}");
         }
         let Listeners { addresses, of_shards, rto } = listeners;
+        let pinned = if config.pin { &machine.processors[..plan.shards] } else { &[] };
         let keys = KeysFile::open(&config.state_dir);
         let (incarnation, seed) = random_pair().map_err(cannot("read /dev/urandom"))?;
 
@@ -157,7 +159,7 @@ impl Server {
             let mailbox = Arc::new(Mailbox::new(Some(wake.clone())));
             mailboxes.push(mailbox.clone());
             let start = ShardStart {
-                processor: config.pin.then(|| machine.processors[shard]),
+                processor: pinned.get(shard).copied(),
                 config: ShardConfig {
                     core: plan.core_config(config, seed.wrapping_add(shard as u64)),
                     broker: config.broker_id(addresses[0]),
@@ -197,6 +199,7 @@ impl Server {
             plan,
             addresses,
             rto,
+            pinned: pinned.to_vec(),
             control,
             mailboxes,
             threads,
@@ -210,6 +213,7 @@ impl Server {
         let admin = Admin {
             plan: self.plan.clone(),
             rto: self.rto,
+            pinned: self.pinned.clone(),
             mailboxes: self.mailboxes.clone(),
             draining: self.draining.clone(),
         };

@@ -3,6 +3,7 @@
 mod devices;
 mod drain;
 mod links;
+mod metrics;
 mod retransmission;
 mod start;
 mod support;

@@ -10,27 +10,16 @@ use hawser_codec::ids::Seq;
 use hawser_codec::link::{EntryFlags, to_broker};
 
 use crate::links::{announced, answer_pull, linked, push};
-use crate::support::{Broker, Control, Device, LINK_KEY};
+use crate::support::{Broker, Control, Device, LINK_KEY, inside};
 
-const ROLE: &str = "HAWSER_TEST_ROLE";
 const TEST: &str = "retransmission::the_bounds_of_the_timeout_are_those_of_the_listener";
 const SYSCTL: &str = "/proc/sys/net/ipv4/tcp_rto_min_us";
 
 #[test]
 fn the_bounds_of_the_timeout_are_those_of_the_listener() {
-    if std::env::var_os(ROLE).is_none() {
-        let status = Command::new("unshare")
-            .args(["--map-root-user", "--net", "sh", "-ec"])
-            .arg("ip link set lo up; exec \"$0\" \"$@\"")
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture"])
-            .env(ROLE, "inside")
-            .status()
-            .expect("util-linux has unshare");
-        assert!(status.success());
+    if !inside(TEST, "ip link set lo up") {
         return;
     }
-
     let check = |settings: &[&str], expect_ms: Range<u64>, metric_ms: u64| -> Vec<String> {
         let broker = pushing_broker(settings, expect_ms);
         assert_eq!(broker.metric("hawser_broker_rto_min_ms"), metric_ms, "{settings:?}");

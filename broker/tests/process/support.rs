@@ -43,6 +43,25 @@ pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Runs a test once more in network and mount namespaces of its own, which a script prepares. True in
+/// there.
+pub fn inside(test: &str, script: &str) -> bool {
+    const ROLE: &str = "HAWSER_TEST_ROLE";
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--net", "--mount", "sh", "-ec"])
+        .arg(format!("{script}; exec \"$0\" \"$@\""))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ROLE, "inside")
+        .status()
+        .expect("util-linux has unshare");
+    assert!(status.success());
+    false
+}
+
 /// A folder that disappears with the test.
 pub struct Folder(PathBuf);
 
