@@ -2,18 +2,16 @@
 //!
 //! ```text
 //!   goal     the busiest CPU of each node has at most 10 % more than an even share
-//!   moves    as few as reach that: the largest interrupt that fits goes from the busiest CPU to the
-//!            least busy one, again and again
+//!   moves    as few as reach that: the interrupt that fits best goes from the busiest CPU to the
+//!            least busy one, again and again; where none fits, it changes places with a lighter one
 //!   bounds   an interrupt stays on its card's node; one that is larger than an even share by itself
 //!            can only have a CPU of its own, and then the goal is what is left for the others
 //!   rest     below 20 % above even nothing moves: what is near enough stays, and what was moved does
 //!            not move back
 //! ```
 //!
-//! irqbalance, by its manual, places by class every ten seconds: it spreads cards' interrupts over
-//! cache domains and packages, moves from the most loaded object of its tree to the least, and gives
-//! no bound on how even that is or how often it moves. Here the unit is a CPU because a shard is one,
-//! and a move has to be worth it because it takes a connection's receive work away from its shard.
+//! The unit is a CPU because a shard is one, and a move has to be worth it because it takes a
+//! connection's receive work away from its shard. What irqbalance does instead is in tests/irqbalance.rs.
 
 use std::collections::BTreeMap;
 
@@ -53,21 +51,24 @@ pub fn moves(group: &Group) -> Vec<Move> {
     if state.total() < WEIGHT_MIN || !state.is_above(UNEVEN_PERCENT) {
         return Vec::new();
     }
-    let mut moves = Vec::new();
-    // Each interrupt moves at most once: a second move could have been the first.
-    while state.is_above(EVEN_PERCENT) && moves.len() < group.loads.len() {
-        let Some(best) = state.best_move() else { break };
-        state.make(best);
-        moves.push(best);
+    // Each step brings the loads of two CPUs nearer to each other, so none is undone by another.
+    for _ in 0..STEPS_PER_INTERRUPT * group.loads.len() {
+        if !state.is_above(EVEN_PERCENT) || !(state.step() || state.exchange()) {
+            break;
+        }
     }
-    shortened(group, moves)
+    shortened(group, state.moves(group))
 }
+
+/// More than a spread needs, and an end for one that cannot be even.
+const STEPS_PER_INTERRUPT: usize = 4;
 
 /// Interrupts on CPUs, while moves are tried.
 struct Spread {
     by_cpu: BTreeMap<u32, u64>,
     loads: Vec<Load>,
-    moved: Vec<u32>,
+    /// Indices of loads, in the order in which they were first moved.
+    moved: Vec<usize>,
 }
 
 impl Spread {
@@ -97,36 +98,83 @@ impl Spread {
         self.loads.iter().filter(|load| load.cpu == cpu && load.weight > 0).count()
     }
 
-    /// From the busiest CPU that has more than one interrupt, the largest one that leaves the least
-    /// busy CPU below what the busiest had; so the busiest always falls.
-    fn best_move(&self) -> Option<Move> {
+    /// The CPU with the most among those that share theirs, and what it has.
+    fn busiest(&self) -> Option<(u32, u64)> {
         let shared = self.by_cpu.iter().filter(|(cpu, _)| self.count_on(**cpu) > 1);
-        let (&from, &most) = shared.max_by_key(|(_, weight)| **weight)?;
-        let (&to, &least) = self.by_cpu.iter().min_by_key(|(_, weight)| **weight)?;
+        shared.max_by_key(|(_, weight)| **weight).map(|(&cpu, &weight)| (cpu, weight))
+    }
+
+    /// Moves from the busiest CPU the interrupt that leaves the least busy one below what the busiest
+    /// had; so the busiest always falls. False if there is none.
+    fn step(&mut self) -> bool {
+        let Some((from, most)) = self.busiest() else { return false };
+        let least = self.by_cpu.iter().min_by_key(|(_, weight)| **weight);
+        let Some((&to, &least)) = least else { return false };
         let even = self.limit(0);
-        let candidates = self.loads.iter().filter(|load| {
-            let is_here = load.cpu == from && load.weight > 0;
-            is_here && !self.moved.contains(&load.interrupt) && least + load.weight < most
-        });
+        let fits = |index: &usize| {
+            let load = &self.loads[*index];
+            load.cpu == from && load.weight > 0 && least + load.weight < most
+        };
         // The one that brings either end nearest to even; of two that do, the smaller: less of what
         // a shard receives changes its CPU.
-        let left_over = |load: &&Load| {
-            let source = (most - load.weight).abs_diff(even);
-            let target = (least + load.weight).abs_diff(even);
-            (source.min(target), source + target, load.weight)
+        let left_over = |index: &usize| {
+            let weight = self.loads[*index].weight;
+            let source = (most - weight).abs_diff(even);
+            let target = (least + weight).abs_diff(even);
+            (source.min(target), source + target, weight)
         };
-        let chosen = candidates.min_by_key(left_over)?;
-        Some(Move { interrupt: chosen.interrupt, from, to })
+        let chosen = (0..self.loads.len()).filter(fits).min_by_key(left_over);
+        chosen.inspect(|&index| self.put(index, to)).is_some()
+    }
+
+    /// Where no interrupt fits anywhere: one of the busiest CPU for a lighter one of another, so that
+    /// the heavier of the two CPUs has the least.
+    fn exchange(&mut self) -> bool {
+        let Some((from, most)) = self.busiest() else { return false };
+        let mut best: Option<(u64, usize, usize)> = None;
+        for given in (0..self.loads.len()).filter(|&index| self.loads[index].cpu == from) {
+            for taken in (0..self.loads.len()).filter(|&index| self.loads[index].cpu != from) {
+                let (heavy, light) = (self.loads[given].weight, self.loads[taken].weight);
+                let Some(shift) = heavy.checked_sub(light).filter(|shift| *shift > 0) else {
+                    continue;
+                };
+                let heavier = (most - shift).max(self.by_cpu[&self.loads[taken].cpu] + shift);
+                let is_better = best.is_none_or(|(least, ..)| heavier < least);
+                if heavier < most && is_better {
+                    best = Some((heavier, given, taken));
+                }
+            }
+        }
+        let Some((_, given, taken)) = best else { return false };
+        let to = self.loads[taken].cpu;
+        self.put(given, to);
+        self.put(taken, from);
+        true
+    }
+
+    fn put(&mut self, index: usize, to: u32) {
+        let Load { cpu: from, weight, .. } = self.loads[index];
+        self.loads[index].cpu = to;
+        *self.by_cpu.get_mut(&from).expect("it is there") -= weight;
+        *self.by_cpu.entry(to).or_default() += weight;
+        if !self.moved.contains(&index) {
+            self.moved.push(index);
+        }
+    }
+
+    /// From where each was to where it is now.
+    fn moves(&self, group: &Group) -> Vec<Move> {
+        let made = |&index: &usize| {
+            let (from, to) = (group.loads[index].cpu, self.loads[index].cpu);
+            let interrupt = self.loads[index].interrupt;
+            (from != to).then_some(Move { interrupt, from, to })
+        };
+        self.moved.iter().filter_map(made).collect()
     }
 
     fn make(&mut self, made: Move) {
-        let load = self.loads.iter_mut().find(|load| load.interrupt == made.interrupt);
-        let load = load.expect("a move is of an interrupt that is there");
-        load.cpu = made.to;
-        let weight = load.weight;
-        *self.by_cpu.get_mut(&made.from).expect("it is there") -= weight;
-        *self.by_cpu.entry(made.to).or_default() += weight;
-        self.moved.push(made.interrupt);
+        let index = self.loads.iter().position(|load| load.interrupt == made.interrupt);
+        self.put(index.expect("a move is of an interrupt that is there"), made.to);
     }
 }
 
@@ -281,27 +329,48 @@ mod tests {
             let allowed = if was_uneven { 1.11 } else { 1.21 };
             prop_assert!(*spread.values().max().unwrap() as f64 <= even * allowed, "{spread:?}");
         }
+    }
 
-        /// Against every placement there is: where one is even, at most one move more than the best.
-        #[test]
-        fn moves_are_the_fewest_or_nearly(
-            cpus in 2u32..4,
-            loads in prop::collection::vec((0u32..3, 1_000u64..4_000), 2..7),
-        ) {
-            let loads: Vec<_> = loads.into_iter().map(|(cpu, weight)| (cpu % cpus, weight)).collect();
+    /// Against every placement there is, on small machines where few are even.
+    #[test]
+    fn moves_are_the_fewest_or_nearly() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let (mut more, mut missed) = ([0usize; 3], 0);
+        for _ in 0..2_000 {
+            let cpus = 2 + next(2) as u32;
+            let loads: Vec<_> = (0..2 + next(5))
+                .map(|_| (next(u64::from(cpus)) as u32, 1_000 + next(3_000)))
+                .collect();
             let before = group(cpus, &loads);
             let made = moves(&before);
-            let state = {
-                let mut state = Spread::of(&before);
-                made.iter().for_each(|&made| state.make(made));
-                state
+            let mut state = Spread::of(&before);
+            made.iter().for_each(|&made| state.make(made));
+            // What is near enough to begin with is left.
+            let Some(best) =
+                fewest(&before).filter(|_| Spread::of(&before).is_above(UNEVEN_PERCENT))
+            else {
+                continue;
             };
-            if let Some(best) = fewest(&before)
-                && !made.is_empty()
-                && !state.is_above(EVEN_PERCENT)
-            {
-                prop_assert!(made.len() <= best + 1, "{made:?}, the fewest are {best}");
+            if state.is_above(EVEN_PERCENT) {
+                missed += 1;
+                continue;
             }
+            let spare = made.len() - best;
+            assert!(spare < more.len(), "{loads:?}: {made:?}, the fewest are {best}");
+            more[spare] += 1;
         }
+        let all = missed + more.iter().sum::<usize>();
+        let [fewest, one_more, two_more] = more;
+        println!(
+            "of {all} that can be even: {fewest} with the fewest moves, {one_more} with one more, \
+             {two_more} with two, {missed} not quite even"
+        );
+        assert!(fewest * 100 >= all * 85 && missed * 100 <= all * 5, "{more:?} {missed}");
     }
 }
