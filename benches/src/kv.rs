@@ -1,14 +1,9 @@
 //! The store beside redis-server, in rounds that take turns, with `redis-benchmark` as the client of
 //! both: it knows neither.
 
-use std::fs::File;
 use std::net::TcpListener;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -33,7 +28,6 @@ How it is measured:
   processors is in all of them.
 
   durable_set         both sync before they answer
-  durable_set_busy    the same while somebody else writes 32 MiB/s to that disk, synced by the MiB
   set, get            hawser-kv with durability none, Redis without persistence
   ..._p16             the same in pipelines of 16
   cold_set, cold_get  set and get with a data set of ten times hawser-kv's block cache, its only one; Redis
@@ -94,27 +88,18 @@ struct Load {
     role: Role,
     test: &'static str,
     pipeline: u32,
-    /// Somebody else writes to the disk meanwhile.
-    is_disk_busy: bool,
 }
 
-const LOADS: [Load; 9] = [
-    Load::new("durable_set", Role::Durable, "set", 1),
-    Load { is_disk_busy: true, ..Load::new("durable_set_busy", Role::Durable, "set", 1) },
-    Load::new("durable_set_p16", Role::Durable, "set", 16),
-    Load::new("set", Role::Fast, "set", 1),
-    Load::new("get", Role::Fast, "get", 1),
-    Load::new("set_p16", Role::Fast, "set", 16),
-    Load::new("get_p16", Role::Fast, "get", 16),
-    Load::new("cold_set", Role::Cold, "set", 1),
-    Load::new("cold_get", Role::Cold, "get", 1),
+const LOADS: [Load; 8] = [
+    Load { name: "durable_set", role: Role::Durable, test: "set", pipeline: 1 },
+    Load { name: "durable_set_p16", role: Role::Durable, test: "set", pipeline: 16 },
+    Load { name: "set", role: Role::Fast, test: "set", pipeline: 1 },
+    Load { name: "get", role: Role::Fast, test: "get", pipeline: 1 },
+    Load { name: "set_p16", role: Role::Fast, test: "set", pipeline: 16 },
+    Load { name: "get_p16", role: Role::Fast, test: "get", pipeline: 16 },
+    Load { name: "cold_set", role: Role::Cold, test: "set", pipeline: 1 },
+    Load { name: "cold_get", role: Role::Cold, test: "get", pipeline: 1 },
 ];
-
-impl Load {
-    const fn new(name: &'static str, role: Role, test: &'static str, pipeline: u32) -> Load {
-        Load { name, role, test, pipeline, is_disk_busy: false }
-    }
-}
 
 /// What one load did to one server.
 #[derive(Clone, Copy)]
@@ -163,7 +148,7 @@ fn measure(
     values: &mut Value,
 ) -> anyhow::Result<()> {
     let keys = if role == Role::Cold { arguments.cold_keys() } else { arguments.keys };
-    let warm = Load::new("warm-up", role, "set", 16);
+    let warm = Load { name: "warm-up", role, test: "set", pipeline: 16 };
     for store in [&mut pair.ours, &mut pair.redis] {
         // Three random writes for each key leave one in twenty without a value.
         store.load(arguments, &warm, keys, 3 * keys)?;
@@ -175,8 +160,6 @@ fn measure(
         progress.at(round.into(), arguments.rounds.into());
         for (load, found) in loads.iter().zip(&mut found) {
             let requests = arguments.requests * if load.pipeline > 1 { 4 } else { 1 };
-            let _writes =
-                load.is_disk_busy.then(|| OtherWriter::start(&arguments.dir)).transpose()?;
             let (ours, redis) = if round % 2 == 0 {
                 let ours = pair.ours.load(arguments, load, keys, requests)?;
                 (ours, pair.redis.load(arguments, load, keys, requests)?)
@@ -320,57 +303,6 @@ impl Store {
             line.split(',').filter_map(|field| field.trim_matches('"').parse().ok()).collect();
         ensure!(done.status.success() && numbers.len() == 7, wrong());
         Ok(Measured { rate: numbers[0], p50_ms: numbers[3], p99_ms: numbers[5] })
-    }
-}
-
-/// Somebody else who writes to the disk, as a compaction or a backup would, until this is dropped.
-struct OtherWriter {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl OtherWriter {
-    /// As many bytes as RocksDB's compactions sync at once here.
-    const PIECE_BYTES: usize = 1 << 20;
-    const PIECES_PER_S: u32 = 32;
-    /// Then it begins again, over what it wrote.
-    const PIECES: u64 = 64;
-
-    fn start(dir: &Path) -> anyhow::Result<OtherWriter> {
-        let folder = Folder::within(dir, "other-writer")?;
-        let file = File::create(folder.path().join("file"))?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let until = is_over.clone();
-        let thread = std::thread::spawn(move || {
-            let _folder = folder;
-            let piece = vec![0xA5; Self::PIECE_BYTES];
-            let started = Instant::now();
-            for number in 0.. {
-                let place = number % Self::PIECES * Self::PIECE_BYTES as u64;
-                let written = file.write_all_at(&piece, place).and_then(|()| file.sync_data());
-                written.expect("the disk takes what the servers' data goes to as well");
-                while !until.load(Relaxed)
-                    && started.elapsed().as_secs_f64() * f64::from(Self::PIECES_PER_S)
-                        < number as f64
-                {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                if until.load(Relaxed) {
-                    return;
-                }
-            }
-        });
-        Ok(OtherWriter { is_over, thread: Some(thread) })
-    }
-}
-
-impl Drop for OtherWriter {
-    fn drop(&mut self) {
-        self.is_over.store(true, Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It can only have failed to write, which it has said.
-            _ = thread.join();
-        }
     }
 }
 

@@ -41,7 +41,6 @@ fn every_ratio_is_measured_and_recorded() {
     let last: Value = serde_json::from_str(said.lines().last().expect("a line")).expect("JSON");
     for load in [
         "durable_set",
-        "durable_set_busy",
         "set",
         "get",
         "durable_set_p16",

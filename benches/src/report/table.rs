@@ -326,11 +326,6 @@ pub const SECTIONS: &[Section] = &[
                 "one durable write in a hundred takes longer",
             ),
             column("durable_set_peer_p99_ms", "durable p99 of Redis", "the same of Redis"),
-            column(
-                "durable_set_busy_ratio",
-                "busy, of Redis",
-                "durable SET while somebody else writes 32 MiB/s to the disk",
-            ),
             column("set_rate", "SET", "writes in a second that nothing syncs"),
             column("set_ratio", "SET, of Redis", "as a share of Redis's without persistence"),
             column("get_rate", "GET", "reads in a second"),
