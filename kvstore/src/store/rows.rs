@@ -19,8 +19,8 @@ use bytes::Bytes;
 
 const SHARDS: usize = 64;
 
-/// Rows with larger values are read from the database.
-const VALUE_BYTES_MAX: usize = 4096;
+/// Larger rows are read from the database: values of 4 KiB fit, with keys of the usual length.
+const ROW_BYTES_MAX: usize = 4096 + 256;
 
 /// What a row takes besides its key and value: about two allocations and a place in a table.
 const ROW_BYTES: usize = 96;
@@ -38,8 +38,8 @@ pub struct Rows {
 struct Shard {
     young: Generation,
     old: Generation,
-    /// Of the young generation.
-    bytes: usize,
+    young_bytes: usize,
+    old_bytes: usize,
 }
 
 /// By the hash of the key. Of two keys with one hash the later one stays.
@@ -122,7 +122,7 @@ impl Rows {
         if let Some(row) = shard.young.get(&hash) {
             return row.is_of(key).then(|| row.value());
         }
-        let row = shard.old.remove(&hash)?;
+        let row = shard.take_old(hash)?;
         let value = row.is_of(key).then(|| row.value());
         shard.put(hash, row, self.bytes_max);
         value
@@ -130,7 +130,7 @@ impl Rows {
 
     /// Keeps what was read from the database at a moment, if it still is what the database has.
     pub fn keep(&self, moment: Moment, key: &[u8], value: &[u8]) {
-        if self.bytes_max == 0 || value.len() > VALUE_BYTES_MAX {
+        if self.bytes_max == 0 || !is_kept(key, value) {
             return;
         }
         let hash = self.hasher.hash_one(key);
@@ -159,9 +159,9 @@ impl Rows {
         }
         let hash = self.hasher.hash_one(key);
         let mut shard = self.shard(hash);
-        match value.filter(|value| value.len() <= VALUE_BYTES_MAX) {
+        match value.filter(|value| is_kept(key, value)) {
             Some(value) if shard.has(hash) => {
-                shard.old.remove(&hash);
+                shard.take_old(hash);
                 shard.put(hash, Row::new(key, value), self.bytes_max);
             }
             _ => shard.remove(hash),
@@ -179,8 +179,7 @@ impl Rows {
     pub fn bytes(&self) -> u64 {
         let rows = |shard: &Mutex<Shard>| {
             let shard = shard.lock().expect("not poisoned: nothing panics under it");
-            let old: usize = shard.old.values().map(Row::bytes).sum();
-            shard.bytes + old
+            shard.young_bytes + shard.old_bytes
         };
         self.shards.iter().map(rows).sum::<usize>() as u64
     }
@@ -192,26 +191,36 @@ impl Rows {
     }
 }
 
+fn is_kept(key: &[u8], value: &[u8]) -> bool {
+    key.len() + value.len() <= ROW_BYTES_MAX
+}
+
 impl Shard {
     fn has(&self, hash: u64) -> bool {
         self.young.contains_key(&hash) || self.old.contains_key(&hash)
     }
 
     fn put(&mut self, hash: u64, row: Row, bytes_max: usize) {
-        self.bytes += row.bytes();
+        self.young_bytes += row.bytes();
         if let Some(before) = self.young.insert(hash, row) {
-            self.bytes -= before.bytes();
+            self.young_bytes -= before.bytes();
         }
-        if self.bytes > bytes_max {
+        if self.young_bytes > bytes_max {
             self.old = std::mem::take(&mut self.young);
-            self.bytes = 0;
+            self.old_bytes = std::mem::take(&mut self.young_bytes);
         }
     }
 
+    fn take_old(&mut self, hash: u64) -> Option<Row> {
+        let row = self.old.remove(&hash)?;
+        self.old_bytes -= row.bytes();
+        Some(row)
+    }
+
     fn remove(&mut self, hash: u64) {
-        self.old.remove(&hash);
+        self.take_old(hash);
         if let Some(row) = self.young.remove(&hash) {
-            self.bytes -= row.bytes();
+            self.young_bytes -= row.bytes();
         }
     }
 }
@@ -255,9 +264,53 @@ mod tests {
         assert_eq!(rows.get(b"k"), None);
         rows.keep(rows.now().expect("nothing is applied"), b"k", b"new");
         assert_eq!(rows.get(b"k").as_deref(), Some(&b"new"[..]));
-        rows.keep(rows.now().expect("nothing is applied"), b"large", &[0; VALUE_BYTES_MAX + 1]);
-        assert_eq!(rows.get(b"large"), None);
-        rows.set(b"k", Some(&[0; VALUE_BYTES_MAX + 1]));
-        assert_eq!(rows.get(b"k"), None, "and the small one is gone");
+        rows.set(b"k", Some(&[0; ROW_BYTES_MAX]));
+        assert_eq!(rows.get(b"k"), None, "it is too large now, and the small one is gone");
+    }
+
+    /// Keys count as values do: a client chooses both.
+    #[test]
+    fn large_rows_are_not_kept() {
+        let rows = Rows::new(64 << 20);
+        let now = rows.now().expect("nothing is applied");
+        for (key_bytes, value_bytes) in [(1, ROW_BYTES_MAX - 1), (ROW_BYTES_MAX - 1, 1)] {
+            let (key, value) = (vec![b'k'; key_bytes], vec![b'v'; value_bytes]);
+            rows.keep(now, &key, &value);
+            assert_eq!(rows.get(&key).as_deref(), Some(&value[..]));
+            let larger = vec![b'K'; key_bytes + 1];
+            rows.keep(now, &larger, &value);
+            assert_eq!(rows.get(&larger), None);
+        }
+    }
+
+    /// What is said of the memory is what there is, whatever becomes of rows.
+    #[test]
+    fn bytes_are_those_of_the_rows() {
+        let rows = Rows::new(256 << 10);
+        let mut random = 0x5eed_u64;
+        for round in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
+            let key = key((random >> 33) as usize % 1000);
+            let value = vec![b'v'; (random >> 50) as usize % 5000];
+            match random >> 61 {
+                0..4 => rows.keep(rows.now().expect("nothing is applied"), &key, &value),
+                4..6 => _ = rows.get(&key),
+                6 => rows.set(&key, Some(&value)),
+                _ => rows.set(&key, None),
+            }
+            if round % 1000 == 999 {
+                let of = |generation: &Generation| {
+                    generation.values().map(Row::bytes).sum::<usize>() as u64
+                };
+                let walked = rows.shards.iter().map(|shard| {
+                    let shard = shard.lock().expect("nothing panics under it");
+                    of(&shard.young) + of(&shard.old)
+                });
+                assert_eq!(rows.bytes(), walked.sum::<u64>());
+            }
+        }
+        assert!(rows.bytes() > 0);
+        rows.clear();
+        assert_eq!(rows.bytes(), 0);
     }
 }
