@@ -110,7 +110,6 @@ struct Transaction {
     commands: Vec<Queued>,
     bytes: usize,
     is_spoilt: bool,
-    selected: Selected,
 }
 
 /// The moment the reads of one turn see, taken when the first of them runs, and anew after a WATCH.
@@ -211,7 +210,10 @@ impl Session {
     pub fn answered(&mut self, outcome: Outcome) {
         let text = match outcome {
             Outcome::Answered(answer) => return self.take_answer(answer),
-            Outcome::NotTaken => "IOERR nothing was written: the server is stopping".to_string(),
+            Outcome::NotTaken => match self.shared.stopped() {
+                Some(why) => format!("IOERR nothing was written: {why}"),
+                None => "IOERR nothing was written: the server is stopping".to_string(),
+            },
             Outcome::Lost => {
                 format!("{OUTCOME_OPEN} the server stopped and nobody knows if this was done")
             }
@@ -632,7 +634,7 @@ impl Session {
         if self.transaction.is_some() {
             return self.reply.error("ERR MULTI calls can not be nested");
         }
-        self.transaction = Some(Transaction { selected: self.selected, ..Transaction::default() });
+        self.transaction = Some(Transaction::default());
         self.reply.ok();
     }
 
@@ -648,11 +650,7 @@ impl Session {
             );
         }
         if !transaction.is_spoilt {
-            let selected = transaction.selected;
-            if let Some(database) = selects(command, &args) {
-                transaction.selected.database = database;
-            }
-            transaction.commands.push(Queued { command, facts, args, selected });
+            transaction.commands.push(Queued { command, facts, args, selected: self.selected });
         }
         self.reply.simple("QUEUED");
     }
@@ -669,20 +667,26 @@ impl Session {
             return None;
         }
         let mut commands = transaction.commands;
-        self.deny(&mut commands);
+        self.selected_by_transaction = Some(self.settle(&mut commands));
         let is_own = |queued: &&Queued| matches!(queued.command.access, Access::Session(_));
         self.own = commands.iter().filter(is_own).cloned().collect();
-        self.selected_by_transaction = Some(transaction.selected);
         Some(Step::Submit(Work::Transaction { commands, watched }))
     }
 
-    /// Rights may have changed since the commands were queued.
-    fn deny(&self, commands: &mut [Queued]) {
+    /// Says which commands may be run, since rights may have changed since they were queued, and where:
+    /// a SELECT counts if it is run. Returns what is selected in the end.
+    fn settle(&self, commands: &mut [Queued]) -> Selected {
+        let mut selected = self.selected;
         for queued in commands {
             if self.check(queued.facts, &queued.args).is_some() {
                 queued.command = &table::DENIED;
             }
+            queued.selected = selected;
+            if let Some(database) = selects(queued.command, &queued.args) {
+                selected.database = database;
+            }
         }
+        selected
     }
 
     /// The answer of a command in a transaction that may no longer be run.

@@ -206,6 +206,7 @@ impl Database {
         }
         let marker = sequence + u64::from(SeededBug::MarkerAhead.is_on());
         batch.put_cf(self.family_named(APPLIED), APPLIED_KEY, marker.to_be_bytes());
+        let moving = (!system.is_empty()).then(|| self.spaces.moving());
         self.rows.begin();
         let written = self.rocks.write_without_wal(batch);
         if has_cleared || written.is_err() {
@@ -216,8 +217,8 @@ impl Database {
         }
         self.rows.end();
         written?;
-        if !system.is_empty() {
-            self.spaces.set(&system)?;
+        if let Some(mut moving) = moving {
+            moving.set(&system)?;
         }
         Ok(())
     }
@@ -254,7 +255,7 @@ impl Database {
         }
         rows.status()?;
         if !found.is_empty() {
-            self.spaces.set(&found)?;
+            self.spaces.moving().set(&found)?;
         }
         Ok(())
     }

@@ -11,10 +11,14 @@
 //! ```
 //!
 //! [`Spaces`] keeps what these rows say, as readers see it.
+//!
+//! A group that moves databases may also change what is in them. Its changes become visible in RocksDB, and
+//! where databases are changes here, so whoever looks between the two ([`Spaces::moving`]) looks again
+//! ([`Spaces::look`]): otherwise a key would show up in a database that it was never in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::SeqCst, fence};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::layout::Malformed;
 use crate::config::Durability;
@@ -168,8 +172,27 @@ impl Rows {
 #[derive(Default)]
 pub struct Spaces {
     rows: RwLock<Rows>,
-    /// How often they changed. While it is 0 nobody pays for the lock.
+    /// Grows by two when they change, and is odd meanwhile. While it is 0 nobody pays for the lock.
     changes: AtomicU64,
+}
+
+/// The rows are about to change; whoever asks for them waits until this is dropped.
+pub struct Moving<'s> {
+    changes: &'s AtomicU64,
+    rows: RwLockWriteGuard<'s, Rows>,
+}
+
+impl Moving<'_> {
+    /// Rows of the system space have become visible; their names are without the space.
+    pub fn set(&mut self, changed: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), Malformed> {
+        changed.iter().try_for_each(|(name, value)| self.rows.set(name, value.as_deref()))
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.changes.fetch_add(1, SeqCst);
+    }
 }
 
 impl Spaces {
@@ -189,11 +212,24 @@ impl Spaces {
         self.rows.read().expect("not poisoned: nothing panics under it")
     }
 
-    /// Rows of the system space have become visible; their names are without the space.
-    pub fn set(&self, changed: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), Malformed> {
-        let mut rows = self.rows.write().expect("not poisoned: nothing panics under it");
+    /// What a group changes becomes visible while this is held, and where databases are with it.
+    pub fn moving(&self) -> Moving<'_> {
+        let rows = self.rows.write().expect("not poisoned: nothing panics under it");
         self.changes.fetch_add(1, SeqCst);
-        changed.iter().try_for_each(|(name, value)| rows.set(name, value.as_deref()))
+        Moving { changes: &self.changes, rows }
+    }
+
+    /// What `look` finds in the space of a database, at a moment when that is where it is.
+    pub fn look<T>(&self, selected: Selected, look: impl Fn(u32) -> T) -> T {
+        loop {
+            let before = self.changes();
+            // Waits for whoever moves databases.
+            let found = look(self.space(selected));
+            fence(Acquire);
+            if before.is_multiple_of(2) && self.changes() == before {
+                return found;
+            }
+        }
     }
 
     /// The namespace that a token, by its hash, opens.

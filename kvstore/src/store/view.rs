@@ -53,22 +53,16 @@ pub trait View {
 /// Until then single rows may be read as they are at that time, which is cheaper ([`Frozen::read_one_row`]).
 pub struct Frozen<'a> {
     database: &'a Database,
-    snapshot: OnceCell<SnapshotWithThreadMode<'a, DB>>,
+    /// With the space of the database at that moment.
+    moment: OnceCell<(SnapshotWithThreadMode<'a, DB>, u32)>,
     /// What is read next is one row.
     is_one_row: Cell<bool>,
     selected: Selected,
-    space: u32,
 }
 
 impl<'a> Frozen<'a> {
     pub fn new(database: &'a Database, selected: Selected) -> Frozen<'a> {
-        Frozen {
-            database,
-            snapshot: OnceCell::new(),
-            is_one_row: Cell::new(false),
-            selected,
-            space: database.spaces().space(selected),
-        }
+        Frozen { database, moment: OnceCell::new(), is_one_row: Cell::new(false), selected }
     }
 
     /// Says whether the next command reads one row and nothing else.
@@ -76,8 +70,11 @@ impl<'a> Frozen<'a> {
         self.is_one_row.set(is_one_row);
     }
 
-    fn snapshot(&self) -> &SnapshotWithThreadMode<'a, DB> {
-        self.snapshot.get_or_init(|| self.database.rocks().snapshot())
+    fn moment(&self) -> &(SnapshotWithThreadMode<'a, DB>, u32) {
+        let (database, selected) = (self.database, self.selected);
+        self.moment.get_or_init(|| {
+            database.spaces().look(selected, |space| (database.rocks().snapshot(), space))
+        })
     }
 }
 
@@ -87,12 +84,14 @@ impl View for Frozen<'_> {
     }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let key = layout::in_space(key, self.space);
         // What is read never goes back in time, so not once there is a moment that is looked at.
-        if self.is_one_row.get() && family == Family::Metadata && self.snapshot.get().is_none() {
-            return Ok(self.database.row(&key)?.map(Into::into));
+        if self.is_one_row.get() && family == Family::Metadata && self.moment.get().is_none() {
+            let row = |space| self.database.row(&layout::in_space(key, space));
+            return Ok(self.database.spaces().look(self.selected, row)?.map(Into::into));
         }
-        let found = self.snapshot().get_pinned_cf(self.database.family(family), key)?;
+        let (snapshot, space) = self.moment();
+        let key = layout::in_space(key, *space);
+        let found = snapshot.get_pinned_cf(self.database.family(family), key)?;
         Ok(found.map(|value| value.to_vec()))
     }
 
@@ -104,10 +103,11 @@ impl View for Frozen<'_> {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
+        let (snapshot, space) = self.moment();
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(&*layout::in_space(lower, self.space));
-        options.set_iterate_upper_bound(&*layout::end_in_space(upper, self.space));
-        let mut rows = self.snapshot().raw_iterator_cf_opt(self.database.family(family), options);
+        options.set_iterate_lower_bound(&*layout::in_space(lower, *space));
+        options.set_iterate_upper_bound(&*layout::end_in_space(upper, *space));
+        let mut rows = snapshot.raw_iterator_cf_opt(self.database.family(family), options);
         match direction {
             Direction::Forward => rows.seek_to_first(),
             Direction::Backward => rows.seek_to_last(),

@@ -1,6 +1,12 @@
 //! Users, what they may do, and namespaces.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use hawser_kv::Config;
+use hawser_kv::config::Durability;
 
 use crate::differential::Oracle;
 use crate::support::{Client, TempDir, Value, config, start, stop};
@@ -354,6 +360,47 @@ fn databases_are_apart() {
     stop(server);
 }
 
+/// A transaction that exchanges databases is seen whole, also by who only reads, whatever is pipelined.
+#[test]
+fn a_swap_is_seen_whole() {
+    const ROUNDS: usize = 3_000;
+    let dir = TempDir::new();
+    let config = Config { durability: Durability::None, ..config(&dir) };
+    let server = start(&config);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // `x` is only ever in the first database, wherever that is.
+        for (look, missing) in [("GET x", "$-1\r\n"), ("MGET x y", "*2\r\n$-1\r\n$-1\r\n")] {
+            let (config, is_over) = (&config, &is_over);
+            scope.spawn(move || {
+                let mut stream = UnixStream::connect(&config.unix).expect("it listens");
+                let command = format!("{look}\r\n").repeat(1000);
+                let mut answers = vec![0; missing.len() * 1000];
+                stream.write_all(b"SELECT 1\r\n").expect("there is room");
+                stream.read_exact(&mut answers[.."+OK\r\n".len()]).expect("an answer");
+                while !is_over.load(SeqCst) {
+                    stream.write_all(command.as_bytes()).expect("there is room");
+                    stream.read_exact(&mut answers).expect("the server answers");
+                    let found = String::from_utf8_lossy(&answers).replace(missing, "");
+                    if !found.is_empty() {
+                        is_over.store(true, SeqCst);
+                        panic!("{look} found what never was there: {found:?}");
+                    }
+                }
+            });
+        }
+        let mut writer = Client::unix(&config.unix);
+        let round =
+            "MULTI\r\nSWAPDB 0 1\r\nSET x 1\r\nEXEC\r\nMULTI\r\nDEL x\r\nSWAPDB 0 1\r\nEXEC\r\n";
+        for _ in 0..ROUNDS {
+            writer.send(round.as_bytes());
+            (0..8).for_each(|_| assert!(!writer.receive().is_error()));
+        }
+        is_over.store(true, SeqCst);
+    });
+    stop(server);
+}
+
 /// What a user may no longer do when a transaction is executed is not done; the rest is.
 #[test]
 fn a_transaction_asks_for_permission_again() {
@@ -369,8 +416,12 @@ fn a_transaction_asks_for_permission_again() {
         {
             answers.push(user.run(command));
         }
-        answers.push(admin.run("ACL SETUSER bob -incr resetkeys ~a resetchannels -acl|whoami"));
+        // A SELECT that is not done selects nothing.
+        answers.extend(["SELECT 1", "INCRBY a 5"].map(|command| user.run(command)));
+        let change = "ACL SETUSER bob -incr resetkeys ~a resetchannels -acl|whoami -select";
+        answers.push(admin.run(change));
         answers.push(user.run("EXEC"));
+        answers.push(user.run("GET a"));
         answers.push(admin.run("MGET a b"));
         let Value::Array(denials) = admin.run("ACL LOG") else { panic!("no denials") };
         for denial in denials {
