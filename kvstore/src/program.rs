@@ -40,7 +40,8 @@ pub struct Options {
     print_config: bool,
 }
 
-/// Runs the store until SIGTERM or SIGINT, or does what the options ask for instead.
+/// Runs the store until SIGTERM or SIGINT, or a panic of one of its threads, or does what the options ask
+/// for instead.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     log_to_stderr();
     if let Some(place) = &options.cut_log {
@@ -73,12 +74,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
         println!("{line}");
         std::io::stdout().flush()?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let panicked = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            why = server.panicked() => Some(why),
+        };
         server.stop().await;
-        Ok(())
+        panicked.map_or(Ok(()), |why| Err(why.into()))
     })
 }
 

@@ -153,6 +153,12 @@ impl Handle {
         self.shared.stopped()
     }
 
+    /// Waits until a thread has panicked without which the server is none. What is in the log is there
+    /// after a restart.
+    pub async fn panicked(&self) -> Stopped {
+        self.shared.panicked().await
+    }
+
     pub fn metrics(&self) -> Snapshot {
         self.shared.metrics.snapshot()
     }
@@ -301,8 +307,8 @@ fn start_writing(
     Ok(vec![
         named("hawser-kv-write").spawn(move || {
             stay_on(processor);
+            let _closing = Closing(writing);
             writer.run();
-            writing.checkpoints.close();
         })?,
         named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
         named("hawser-kv-commit").spawn(move || {
@@ -312,6 +318,15 @@ fn start_writing(
         named("hawser-kv-flush")
             .spawn(move || checkpoint::run(flushing, (cleaner, spare), wanted))?,
     ])
+}
+
+/// Ends the thread that copies together with the writer, however that ends.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.checkpoints.close();
+    }
 }
 
 fn start_admin(listener: StdTcpListener, shared: &Arc<Shared>) -> Result<Admin, StartError> {

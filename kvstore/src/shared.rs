@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::clients::{Addresses, Client, Clients};
 use crate::command::catalogue::Facts;
@@ -34,6 +35,29 @@ pub enum Stopped {
     LogFailed,
     #[error("the writing thread panicked; restart the server and report what it logged")]
     WriterPanicked,
+    /// Its connections are gone, and new ones that it should serve are not served.
+    #[error("a network thread panicked; restart the server and report what it logged")]
+    NetworkPanicked,
+}
+
+/// Held by a thread without which the server is none: says so when a panic has ended it.
+pub struct Alarm {
+    shared: Arc<Shared>,
+    why: Stopped,
+}
+
+impl Alarm {
+    pub fn new(shared: &Arc<Shared>, why: Stopped) -> Alarm {
+        Alarm { shared: shared.clone(), why }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.stop_writes(self.why);
+        }
+    }
 }
 
 /// How long a look at the memory of the process is good for: each costs some microseconds.
@@ -56,6 +80,7 @@ pub struct Shared {
     pub pause: Pause,
     pub checkpoints: Checkpoints,
     stopped: OnceLock<Stopped>,
+    panicked: watch::Sender<Option<Stopped>>,
     is_behind: AtomicBool,
     started: Instant,
     run_id: String,
@@ -87,6 +112,7 @@ impl Shared {
             watches: Watches::default(),
             metrics: Metrics::default(),
             stopped: OnceLock::new(),
+            panicked: watch::Sender::new(None),
             is_behind: AtomicBool::new(false),
             started: Instant::now(),
             last_connection: AtomicU64::new(0),
@@ -99,6 +125,16 @@ impl Shared {
         if self.stopped.set(why).is_ok() {
             tracing::error!("no more writes: {why}");
         }
+        if why != Stopped::LogFailed {
+            self.panicked.send_replace(Some(why));
+        }
+    }
+
+    /// Waits until a thread has panicked.
+    pub async fn panicked(&self) -> Stopped {
+        let mut panicked = self.panicked.subscribe();
+        let found = panicked.wait_for(Option::is_some).await.ok().and_then(|found| *found);
+        found.expect("it waits until there is a reason, and the other end is in `self`")
     }
 
     pub fn stopped(&self) -> Option<Stopped> {

@@ -40,6 +40,8 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A group that ran, and is in the log if it changed anything.
 pub struct Landing {
+    /// The last group that this one is, or saw. It has not happened if that one has not.
+    pub saw: u64,
     pub change: Option<GroupChange>,
     pub executed: Vec<Executed>,
     pub commands: usize,
@@ -61,7 +63,7 @@ impl Drop for Alarm<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.shared.stop_writes(Stopped::WriterPanicked);
-            self.0.in_flight.store(0, SeqCst);
+            self.0.is_gone.store(true, SeqCst);
             _ = self.0.orders.send(Order::Landed);
         }
     }
@@ -94,6 +96,8 @@ pub struct Committer {
     /// The writer wants to hear when nothing is on its way any more.
     is_waited_for: AtomicBool,
     orders: Sender<Order>,
+    /// A panic has ended the thread.
+    is_gone: AtomicBool,
     /// Something was written that should be synced within a second.
     is_due: AtomicBool,
     /// In the log, and refused by RocksDB so far. Their keys have not been counted as changed, since
@@ -111,6 +115,7 @@ impl Committer {
             in_flight: AtomicUsize::new(0),
             is_waited_for: AtomicBool::new(false),
             orders,
+            is_gone: AtomicBool::new(false),
             is_due: AtomicBool::new(false),
             unapplied: Mutex::default(),
         }
@@ -125,13 +130,18 @@ impl Committer {
         self.in_flight.load(SeqCst) == 0
     }
 
-    /// Whether something is on its way; then the writer hears when it has landed.
+    /// Whether something is on its way; then the writer hears when it has landed, or that it never will.
     pub fn is_busy_and_will_tell(&self) -> bool {
         if self.is_idle() {
             return false;
         }
         self.is_waited_for.store(true, SeqCst);
-        !self.is_idle()
+        !self.is_idle() && !self.is_gone()
+    }
+
+    /// Whether nobody lands groups any more.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(SeqCst)
     }
 
     /// The writer is about to give the thread a group.
@@ -176,19 +186,19 @@ impl Committer {
         let mut post = Post::default();
         let changes = landings.iter().filter_map(|landing| landing.change.as_ref());
         let wanted = changes.map(|change| change.durability).min();
-        let synced = match wanted {
-            Some(Durability::Always) => self.sync(),
-            Some(Durability::EverySec) => {
-                self.is_due.store(true, SeqCst);
-                Ok(())
-            }
-            Some(Durability::None) | None => Ok(()),
-        };
-        if synced.is_err() {
-            for landing in &mut landings {
+        match wanted {
+            // What it fails is refused below.
+            Some(Durability::Always) => _ = self.sync(),
+            Some(Durability::EverySec) => self.is_due.store(true, SeqCst),
+            Some(Durability::None) | None => {}
+        }
+        // A group that wants no sync is refused with those before it that do: it was run over what they did.
+        if self.syncer.is_broken() {
+            let settled = self.settled();
+            for landing in landings.iter_mut().filter(|landing| landing.saw > settled) {
                 landing.refuse(&self.shared, &Refusal::Broken, &mut post);
             }
-            return;
+            landings.retain(|landing| landing.saw <= settled);
         }
         let mut unapplied = self.unapplied.lock().expect("a panic here ends the process' writes");
         unapplied.extend(landings);
@@ -205,6 +215,12 @@ impl Committer {
     #[cfg(test)]
     pub fn hold(&self) -> impl Drop {
         self.unapplied.lock().expect("a panic here ends the process' writes")
+    }
+
+    /// Keeps everything from being synced.
+    #[cfg(test)]
+    pub fn hold_syncs(&self) -> impl Drop {
+        self.syncer.hold()
     }
 
     fn sync(&self) -> Result<(), AppendError> {

@@ -382,6 +382,17 @@ impl Syncer {
     pub fn sync(&self) -> Result<(), AppendError> {
         self.shared.sync()
     }
+
+    /// Whether a sync has failed, so that nobody knows what is on the disk.
+    pub fn is_broken(&self) -> bool {
+        self.shared.broken.load(SeqCst)
+    }
+
+    /// Keeps everybody from syncing.
+    #[cfg(test)]
+    pub fn hold(&self) -> impl Drop {
+        self.shared.syncing.lock().expect("nothing panics under it")
+    }
 }
 
 /// Deletes segments that are needed no longer. Never touches the one that is written to, nor what is

@@ -36,7 +36,7 @@ use crate::command::table::Command;
 use crate::config::Durability;
 use crate::inbox::Post;
 use crate::resp::reply::{Protocol, Reply};
-use crate::shared::{Shared, Stopped};
+use crate::shared::{Alarm, Shared, Stopped};
 use crate::watch::WatchSet;
 
 /// A command and its arguments, checked for their number.
@@ -211,17 +211,6 @@ pub struct Writer {
 /// to wake another.
 const LANDED_HERE_MAX: usize = 64;
 
-/// Says that the writer is gone when a panic has ended it.
-struct Alarm(Arc<Shared>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop_writes(Stopped::WriterPanicked);
-        }
-    }
-}
-
 impl Writer {
     pub fn new(
         shared: Arc<Shared>,
@@ -247,9 +236,12 @@ impl Writer {
 
     /// Runs until nobody can send jobs any more.
     pub fn run(mut self) {
-        let _alarm = Alarm(self.shared.clone());
+        let _alarm = Alarm::new(&self.shared, Stopped::WriterPanicked);
         loop {
-            if self.waiters.has_ready() || !self.waiting.is_empty() {
+            if self.committer.is_gone() {
+                // Whoever waits is told when this is dropped.
+                return;
+            } else if self.waiters.has_ready() || !self.waiting.is_empty() {
                 self.group();
             } else if self.has_ended {
                 return;
@@ -375,8 +367,9 @@ impl Writer {
     fn commit(&mut self, ran: Ran<'_>) {
         let Ran { overlay, executed, commands, began_to_wait, durability } = ran;
         if overlay.is_empty() {
-            return self
-                .send(Landing { change: None, executed, commands, landed: None }, durability);
+            let saw = self.layers.back().map_or(0, |layer| layer.sequence());
+            let landing = Landing { saw, change: None, executed, commands, landed: None };
+            return self.send(landing, durability);
         }
         let record = overlay.encode();
         if SeededBug::AppliesBeforeLog.is_on() {
@@ -414,7 +407,7 @@ impl Writer {
         let change = Some(GroupChange { sequence, record, layer, durability });
         let (landed, is_over) = sync_channel(1);
         let landed = has_moved.then_some(landed);
-        self.send(Landing { change, executed, commands, landed }, durability);
+        self.send(Landing { saw: sequence, change, executed, commands, landed }, durability);
         if has_moved {
             // Where databases are is looked up in one place, so nobody may run before it is known there.
             _ = is_over.recv();
@@ -466,6 +459,9 @@ fn refuse(executed: Vec<Executed>, refusal: &Refusal) {
 }
 
 #[cfg(test)]
+mod faults;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::admin::health;
@@ -482,10 +478,10 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::mpsc::channel;
 
-    struct TempDir(PathBuf);
+    pub(super) struct TempDir(pub(super) PathBuf);
 
     impl TempDir {
-        fn new(name: &str) -> TempDir {
+        pub(super) fn new(name: &str) -> TempDir {
             let name = format!("hkv-writer-{}-{name}", std::process::id());
             TempDir(std::env::temp_dir().join(name))
         }
@@ -498,14 +494,14 @@ mod tests {
     }
 
     /// A writer over an empty directory, with the committer's thread, and a connection that asks it.
-    struct Rig {
-        writer: Writer,
-        jobs: Jobs,
-        poll: Poll,
-        inbox: Arc<Inbox>,
+    pub(super) struct Rig {
+        pub(super) writer: Writer,
+        pub(super) jobs: Jobs,
+        pub(super) poll: Poll,
+        pub(super) inbox: Arc<Inbox>,
     }
 
-    fn rig(dir: &Path) -> Rig {
+    pub(super) fn rig(dir: &Path) -> Rig {
         std::fs::create_dir_all(dir).expect("a directory");
         let database = Database::open(&dir.join("rocksdb"), 1 << 20, 1 << 20).expect("a database");
         let log =
@@ -530,12 +526,12 @@ mod tests {
             self.writer.shared.connect(Addresses::default(), self.inbox.clone())
         }
 
-        fn job(&self, work: Work) -> Job {
+        pub(super) fn job(&self, work: Work) -> Job {
             Job { work, protocol: Protocol::Resp2, caller: Caller::new(self.client()) }
         }
 
         /// Lets the writer run these together.
-        fn group(&mut self, jobs: Vec<Job>) {
+        pub(super) fn group(&mut self, jobs: Vec<Job>) {
             assert!(self.jobs.send(jobs).is_ok(), "the writer is there");
             assert!(self.writer.hear(), "somebody asked");
             self.writer.group();
@@ -548,7 +544,7 @@ mod tests {
             }
         }
 
-        fn run(&mut self, words: &[&str]) -> String {
+        pub(super) fn run(&mut self, words: &[&str]) -> String {
             let job = self.job(Work::Pipeline(vec![queued(words)]));
             self.group(vec![job]);
             String::from_utf8(self.answer().bytes).expect("text")
@@ -573,7 +569,7 @@ mod tests {
         }
     }
 
-    fn queued(words: &[&str]) -> Queued {
+    pub(super) fn queued(words: &[&str]) -> Queued {
         let args: Vec<Bytes> =
             words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
         let (command, facts) = table::resolve(&args).expect("a command");

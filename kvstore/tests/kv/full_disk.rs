@@ -176,6 +176,80 @@ fn a_log_segment_that_cannot_be_made_is_not_missed() {
     process.kill();
 }
 
+/// The database has no room for a transaction that is in the log, exchanges databases and makes a namespace.
+/// Nobody sees any of it, and no other is run over it, until there is room; then all of it is there, also
+/// after a restart.
+#[test]
+fn databases_are_moved_late_when_there_is_no_room() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let mut disk = SmallDisk::start(&config, "rocksdb", 32 << 20);
+    let mut writer = Client::unix(&config.unix);
+    disk.fill(0);
+    let mut number = 0;
+    let open = loop {
+        assert!(number < 10_000, "the database still takes writes");
+        writer.send(&encode(&["MULTI"]));
+        writer.send(&encode(&["SET", &key(number), &value(number)]));
+        writer.send(&encode(&["SWAPDB", "0", "1"]));
+        writer.send(&encode(&["NAMESPACE", "ADD", &format!("n{number}"), &format!("t{number}")]));
+        writer.send(&encode(&["EXEC"]));
+        (0..4).for_each(|_| assert!(!writer.receive().is_error()));
+        match writer.receive() {
+            Value::Array(answers) => assert!(!answers.iter().any(Value::is_error), "{answers:?}"),
+            other => break other.text(),
+        }
+        number += 1;
+    };
+    assert!(open.starts_with(OUTCOME_OPEN), "{open}");
+    // The last transaction that was answered, and not the open one.
+    are_apart(&config, number);
+    let commands =
+        ["SWAPDB 0 1", "NAMESPACE ADD other x", "NAMESPACE DEL n0", "FLUSHALL", "SET a 1"];
+    for command in commands {
+        let refused = writer.run(command).text();
+        assert!(refused.starts_with("IOERR nothing was written"), "{command}: {refused}");
+    }
+    assert!(Client::unix(&config.unix).run(&format!("AUTH t{number}")).is_error());
+    are_apart(&config, number);
+
+    disk.make_room();
+    until("writable", || (!writer.run("DEL other").is_error()).then_some(()));
+    let check = |config: &Config| {
+        are_apart(config, number + 1);
+        let mut namespace = Client::unix(&config.unix);
+        assert_eq!(namespace.run(&format!("AUTH t{number}")), Value::Simple("OK".into()));
+        assert_eq!(namespace.run("DBSIZE"), Value::Integer(0));
+    };
+    check(&config);
+    // The disk goes with the process, so a copy is made of what a crash would leave.
+    disk.process.signal("STOP");
+    let state = format!("/proc/{}/stat", disk.process.child.id());
+    until("stopped", || fs::read_to_string(&state).ok()?.contains(") T ").then_some(()));
+    let copied =
+        Command::new("cp").arg("-rT").args([&disk.path, &config.dir.join("rocksdb")]).status();
+    disk.process.kill();
+    assert!(copied.expect("cp runs").success());
+    let process = Process::start(&mut binary(&config));
+    check(&config);
+    process.kill();
+}
+
+/// Each of the first `count` keys was set in the first database, and then the first two were exchanged.
+fn are_apart(config: &Config, count: u64) {
+    let mut client = Client::unix(&config.unix);
+    for database in 0..2 {
+        assert_eq!(client.run(&format!("SELECT {database}")), Value::Simple("OK".into()));
+        for number in 0..count {
+            let is_here = (count - number) % 2 == database;
+            let wanted =
+                if is_here { Value::Bulk(value(number).into_bytes()) } else { Value::Null };
+            assert_eq!(client.run(&format!("GET {}", key(number))), wanted, "{number} of {count}");
+        }
+        assert_eq!(client.run(&format!("EXISTS {}", key(count))), Value::Integer(0));
+    }
+}
+
 /// The database has no room for what is already in the log. The write becomes visible when there is
 /// room, and breaks a WATCH then.
 #[test]
