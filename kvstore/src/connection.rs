@@ -164,7 +164,11 @@ impl Connection {
             self.session.client.facts().waits = false;
         }
         self.session.answered(outcome);
-        self.turn(desk);
+        match self.session.client.is_ended() {
+            // Of what it sent no more is run.
+            true => self.state = State::Closes,
+            false => self.turn(desk),
+        }
     }
 
     /// Makes sure that everything the client has sent is read before the connection closes.
@@ -236,7 +240,7 @@ impl Connection {
                     return Ok(Next::Gone);
                 }
                 State::Reads if self.is_at_end && all_is_sent => return Ok(Next::Gone),
-                State::Waits | State::Paused { .. } if self.is_at_end => return Ok(Next::Gone),
+                State::Waits | State::Paused { .. } if self.has_left() => return Ok(Next::Gone),
                 State::Paused { writes } => {
                     until = self.session.shared().pause.held_until(writes);
                     if until.is_none() {
@@ -261,9 +265,16 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
-        let has_room =
-            self.state == State::Reads || self.session.input.len() < self.session.input_bytes_max();
-        has_room && (self.is_readable || self.is_read_closed) && !self.is_at_end
+        self.has_room() && (self.is_readable || self.is_read_closed) && !self.is_at_end
+    }
+
+    fn has_room(&self) -> bool {
+        self.state == State::Reads || self.session.input.len() < self.session.input_bytes_max()
+    }
+
+    /// Whether the client sends no more, even if there is no room to read all that it has sent.
+    fn has_left(&self) -> bool {
+        self.is_at_end || self.is_read_closed && !self.has_room()
     }
 
     /// Messages of others go between two answers. Whether there were any.

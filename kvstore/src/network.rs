@@ -7,7 +7,7 @@
 //! Everything that is ready is served before the writer hears of any of it, so it is woken once for all of
 //! them, and groups grow with the load. The first thread also accepts, and deals connections out in turn.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token};
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::connection::{Connection, Desk, Next, Stream};
 use crate::inbox::{Inbox, Letter, WAKER};
 use crate::session::Session;
-use crate::shared::Shared;
+use crate::shared::{Alarm, Shared, Stopped};
 use crate::store::writer::Jobs;
 
 /// Events taken from the kernel at once.
@@ -30,6 +31,11 @@ const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// A pause after a failed accept, which otherwise would spin while descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client whose machine is gone without a word is found after this time and three probes, as with Redis.
+/// Otherwise whoever waits for a key would wait for ever.
+const SILENCE: Duration = Duration::from_secs(300);
+const PROBES: u32 = 3;
 
 /// How long connections get to finish what they sent when the server stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -66,9 +72,9 @@ pub struct Network {
     accepts_at: Option<Instant>,
     connections: HashMap<u64, Connection>,
     /// Connections that had their turn and want another.
-    again: Vec<u64>,
-    /// Connections that wait for a time.
-    later: Vec<(Instant, u64)>,
+    again: BTreeSet<u64>,
+    /// Connections that wait for a time, each once, however often it looks meanwhile.
+    later: BTreeSet<(Instant, u64)>,
     desk: Desk,
     /// When connections that have not ended are closed.
     ends: Option<Instant>,
@@ -96,8 +102,8 @@ impl Network {
             next_thread: 0,
             accepts_at: None,
             connections: HashMap::new(),
-            again: Vec::new(),
-            later: Vec::new(),
+            again: BTreeSet::new(),
+            later: BTreeSet::new(),
             desk: Desk { buffer, jobs: Vec::new(), is_stopping: false },
             ends: None,
         })
@@ -105,6 +111,7 @@ impl Network {
 
     /// Runs until the server stops and every connection has ended.
     pub fn run(mut self) {
+        let _alarm = Alarm::new(&self.common.shared, Stopped::NetworkPanicked);
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut letters = Vec::new();
         loop {
@@ -141,7 +148,7 @@ impl Network {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let now = Instant::now();
-        let times = self.later.iter().map(|(at, _)| *at);
+        let times = self.later.first().map(|(at, _)| *at).into_iter();
         let next = times.chain(self.accepts_at).chain(self.ends).min();
         let mut timeout = next.map(|at| at.saturating_duration_since(now));
         // In this order: whoever stops the server sets the flag and then wakes who sleeps.
@@ -174,8 +181,8 @@ impl Network {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match connection.go_on(&mut self.desk) {
             Next::Wait => {}
-            Next::Again => self.again.push(id),
-            Next::At(at) => self.later.push((at, id)),
+            Next::Again => _ = self.again.insert(id),
+            Next::At(at) => _ = self.later.insert((at, id)),
             // A client that goes away is no event worth a log line.
             Next::Gone => self.remove(id),
         }
@@ -190,12 +197,9 @@ impl Network {
             self.accepts_at = None;
             self.accept();
         }
-        let mut due = Vec::new();
-        self.later.retain(|&(at, id)| {
-            due.extend((at <= now).then_some(id));
-            at > now
-        });
-        due.into_iter().for_each(|id| self.go_on(id));
+        let not_due = self.later.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.later, not_due);
+        due.into_iter().for_each(|(_, id)| self.go_on(id));
     }
 
     fn submit(&mut self) {
@@ -266,6 +270,9 @@ impl Network {
                 let (stream, _) = accepted?;
                 // Answers are written whole; waiting for more only delays them.
                 stream.set_nodelay(true)?;
+                let keepalive = TcpKeepalive::new().with_time(SILENCE);
+                let keepalive = keepalive.with_interval(SILENCE / PROBES).with_retries(PROBES);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 Ok(Stream::Tcp(stream))
             })
         });
@@ -318,5 +325,61 @@ fn some_ready<T>(outcome: io::Result<T>) -> Option<io::Result<T>> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         outcome => Some(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::pause::Paused;
+    use crate::store::database::Database;
+    use crate::users::Users;
+    use std::io::Write;
+    use std::path::Path;
+
+    /// Whoever is held may go on sending, and costs no more than its buffer.
+    #[test]
+    fn who_is_held_is_held_once() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let dir = std::env::temp_dir().join(format!("hkv-network-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let database = Database::open(&dir, 1 << 20, 1 << 20).expect("a database");
+        let users = Users::new("", &[], Path::new("")).expect("no users");
+        let shared = Arc::new(Shared::new(Config::default(), database, users));
+        let poll = Poll::new().expect("a poll");
+        let inbox = Arc::new(Inbox::new(&poll).expect("an inbox"));
+        let (orders, _heard) = std::sync::mpsc::channel();
+        let common = Common {
+            shared: shared.clone(),
+            is_stopping: Arc::default(),
+            jobs: Arc::new(Jobs::new(orders)),
+            inboxes: Arc::new([inbox.clone()]),
+        };
+        let mut network =
+            Network::new(common, poll, inbox.clone(), Listeners::default()).expect("a network");
+        let (mut client, stream) = mio::net::UnixStream::pair().expect("two ends");
+        let until = Instant::now() + HOUR;
+        shared.pause.set(Paused::All, until);
+        client.write_all(b"PING\r\n").expect("there is room");
+        inbox.put(Letter::Accepted(Stream::Unix(stream)));
+        let mut letters = Vec::new();
+        network.read_letters(&mut letters);
+        let held: Vec<_> = network.later.iter().copied().collect();
+        let [(at, id)] = held[..] else { panic!("it is held: {held:?}") };
+        assert_eq!(at, until);
+        for _ in 0..100 {
+            client.write_all(b"PING\r\n").expect("there is room");
+            inbox.put(Letter::Look(id));
+            network.read_letters(&mut letters);
+        }
+        assert_eq!(network.later.len(), 1);
+        shared.pause.clear();
+        inbox.put(Letter::Look(id));
+        network.read_letters(&mut letters);
+        let mut answers = vec![0; 1 << 16];
+        let count = std::io::Read::read(&mut client, &mut answers).expect("it was answered");
+        assert!(answers[..count].starts_with(b"+PONG\r\n"));
+        _ = std::fs::remove_dir_all(&dir);
     }
 }

@@ -11,6 +11,7 @@
 //! clients       CLIENT, MONITOR, and clients that behave badly
 //! collections   hashes, sets and sorted sets: chance, size, walks, what expires
 //! crash         SIGKILL at random moments
+//! ends          clients that go or are held, and a stop in the middle of it
 //! log           the write log under damage
 //! full_disk     no room, and room again
 //! lists         what their ends leave behind
@@ -34,6 +35,7 @@ mod comparable;
 mod crash;
 mod differential;
 mod directory;
+mod ends;
 mod full_disk;
 mod limits;
 mod lists;
