@@ -36,6 +36,7 @@ pub struct Admin {
     /// The processor of each shard; empty if they may run anywhere.
     pub pinned: Vec<usize>,
     pub mailboxes: Vec<Arc<Mailbox>>,
+    pub is_steering: Arc<AtomicBool>,
     pub draining: Arc<AtomicBool>,
 }
 
@@ -186,6 +187,11 @@ impl Admin {
                 "hawser_broker_memory_free_min_bytes",
                 "Free memory below which nobody is admitted",
                 self.plan.memory_free_min_bytes,
+            ),
+            gauge(
+                "hawser_broker_steering",
+                "1 while connections go to the shard whose processor receives them",
+                self.is_steering.load(Ordering::Relaxed).into(),
             ),
             gauge(
                 "hawser_broker_draining",

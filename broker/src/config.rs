@@ -19,6 +19,8 @@ use hawser_codec::limits::{ADDRESS_BYTES_MAX, HEARTBEAT_S_MAX, REDIRECT_ADDRESSE
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::steering::Steer;
+
 /// The environment variable with the link key in hexadecimal.
 pub const LINK_KEY_VARIABLE: &str = "HAWSER_LINK_KEY";
 
@@ -46,6 +48,7 @@ pub struct Config {
     pub state_dir: String,
     pub shards: usize,
     pub pin: bool,
+    pub steer_connections: Steer,
     pub connections_max: u32,
     pub table_max: u32,
     pub handshake_timeout_ms: u64,
@@ -80,6 +83,7 @@ impl Default for Config {
             state_dir: String::new(),
             shards: 0,
             pin: true,
+            steer_connections: Steer::Auto,
             connections_max: 0,
             table_max: 0,
             handshake_timeout_ms: 10_000,
@@ -206,6 +210,9 @@ impl Config {
             if value != 0 && !(min..=max).contains(&value) {
                 return error(format!("{key} = {value} is neither 0 nor within {min} to {max}"));
             }
+        }
+        if self.steer_connections == Steer::On && !self.pin {
+            return error("steer_connections = on needs pin = true");
         }
         if self.rto_max_ms != 0 && self.rto_max_ms < self.rto_min_ms {
             return error(format!(
@@ -383,6 +390,8 @@ mod tests {
         check("", &["heartbeat_min_s=0"], "outside 1 to 600");
         check("", &["heartbeat_min_s=700"], "outside 1 to 600");
         check("", &["redirect=nowhere"], "`nowhere` is not host:port");
+        check("", &["steer_connections=on", "pin=false"], "needs pin = true");
+        check("", &["steer_connections=yes"], "expected one of `auto`, `on`, `off`");
         check("", &["rto_min_ms=19"], "rto_min_ms = 19 is neither 0 nor within 20 to 3000");
         check("", &["rto_min_ms=3001"], "rto_min_ms = 3001 is neither 0 nor within 20 to 3000");
         check("", &["rto_max_ms=999"], "rto_max_ms = 999 is neither 0 nor within 1000 to 120000");

@@ -11,6 +11,7 @@
 //! | [`config`] | the file, key by key |
 //! | [`plan`] | what a configuration comes to on this machine |
 //! | [`listeners`] | one per shard and address, with what accepted sockets inherit |
+//! | [`steering`] | connections go to the shard whose processor receives them |
 //! | [`server`] | threads, signals, the drain |
 //! | [`cpus`] | what the kernel does on each CPU beside the shards |
 //! | [`admin`] | `/metrics`, `/health`, `/plan` |
@@ -27,3 +28,4 @@ pub mod metrics;
 pub mod plan;
 pub mod server;
 pub mod shard;
+pub mod steering;

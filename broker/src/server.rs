@@ -33,6 +33,7 @@ use crate::listeners::{ListenError, Listeners};
 use crate::plan::{Machine, Memory, Plan, PlanError};
 use crate::shard::mailbox::{Command, Mailbox, Notice};
 use crate::shard::{Shard, ShardConfig, Turn};
+use crate::steering::{self, Steer, Steering};
 use hawser_codec::cursor::Reader;
 use hawser_codec::link::Keys;
 
@@ -133,6 +134,9 @@ struct Server {
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Vec<JoinHandle<()>>,
     keys: KeysFile,
+    /// `None`: connections are spread.
+    steering: Option<Steering>,
+    is_steering: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     memory_low: bool,
 }
@@ -146,8 +150,9 @@ impl Server {
         for line in listeners.not_in_force(config, &plan) {
             eprintln!("hawser-broker: {line}");
         }
+        let pinned = if config.pin { &machine.processors[..plan.shards] } else { &[][..] };
+        let steering = steer(config, &plan, pinned, &listeners)?;
         let Listeners { addresses, of_shards, rto } = listeners;
-        let pinned = if config.pin { &machine.processors[..plan.shards] } else { &[] };
         let keys = KeysFile::open(&config.state_dir);
         let (incarnation, seed) = random_pair().map_err(cannot("read /dev/urandom"))?;
 
@@ -204,6 +209,8 @@ impl Server {
             mailboxes,
             threads,
             keys,
+            is_steering: Arc::new(AtomicBool::new(steering.is_some())),
+            steering,
             draining: Arc::new(AtomicBool::new(false)),
             memory_low: false,
         })
@@ -215,6 +222,7 @@ impl Server {
             rto: self.rto,
             pinned: self.pinned.clone(),
             mailboxes: self.mailboxes.clone(),
+            is_steering: self.is_steering.clone(),
             draining: self.draining.clone(),
         };
         std::thread::Builder::new()
@@ -235,6 +243,8 @@ impl Server {
                     return ExitCode::FAILURE;
                 }
                 eprintln!("hawser-broker: draining");
+                // It shares the listeners, which the shards are about to close.
+                self.steering = None;
             }
             if self.draining.load(Ordering::Relaxed) {
                 // A mailbox may be full of scrapes; it is tried again in the next round.
@@ -250,6 +260,7 @@ impl Server {
                 eprintln!("hawser-broker: ERROR a shard's thread has ended; restart the broker");
                 return ExitCode::FAILURE;
             }
+            self.balance();
             if round % MEMORY_EVERY_ROUNDS == 0 {
                 self.watch_memory();
             }
@@ -287,6 +298,20 @@ impl Server {
         self.keys.save();
     }
 
+    /// Steers connections while no shard is much fuller than the others.
+    fn balance(&mut self) {
+        if let Some(steering) = &mut self.steering {
+            let connections: Vec<u64> =
+                self.mailboxes.iter().map(|mailbox| mailbox.connections().into()).collect();
+            if let Err(error) = steering.balance(&connections) {
+                eprintln!("hawser-broker: connections are not steered any more: {error}");
+                self.steering = None;
+            }
+        }
+        let is_on = self.steering.as_ref().is_some_and(Steering::is_on);
+        self.is_steering.store(is_on, Ordering::Relaxed);
+    }
+
     /// Stops admission while the machine is short of memory.
     fn watch_memory(&mut self) {
         let Ok(memory) = Memory::read() else { return };
@@ -302,6 +327,29 @@ impl Server {
             }
         }
     }
+}
+
+/// Begins to steer if that is set, or if it is left to the machine and the machine is made for it.
+fn steer(
+    config: &Config,
+    plan: &Plan,
+    processors: &[usize],
+    listeners: &Listeners,
+) -> Result<Option<Steering>, StartError> {
+    let why_not = match config.steer_connections {
+        Steer::Off => return Ok(None),
+        _ if processors.len() < 2 => return Ok(None),
+        Steer::Auto => steering::unserved(Path::new("/"), processors),
+        Steer::On => None,
+    };
+    if let Some(why_not) = why_not {
+        eprintln!("hawser-broker: connections are spread over the shards by a hash: {why_not}");
+        return Ok(None);
+    }
+    eprintln!("hawser-broker: connections go to the shard whose processor receives them");
+    Steering::start(&listeners.of_shards, processors, plan.connections_max_per_shard)
+        .map(Some)
+        .map_err(cannot("steer connections (set steer_connections = \"off\")"))
 }
 
 /// What a shard's thread begins with. The rings are made by the thread that uses them.

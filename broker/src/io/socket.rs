@@ -66,6 +66,14 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Makes the kernel prefer this listener of its SO_REUSEPORT group for connections whose first packet
+/// that processor handles, or none.
+pub fn prefer_processor(listener: &Socket, processor: Option<usize>) -> io::Result<()> {
+    const NONE: i32 = -1;
+    let processor = processor.map_or(Ok(NONE), i32::try_from).map_err(io::Error::other)?;
+    set_option(listener, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, processor)
+}
+
 pub fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
 }

@@ -9,7 +9,7 @@
 //! the one who posts decides what that means. A shard never waits for anybody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use crossbeam::queue::ArrayQueue;
@@ -69,6 +69,7 @@ pub struct Mailbox {
     commands: ArrayQueue<Command>,
     notices: ArrayQueue<Notice>,
     memory_low: AtomicBool,
+    connections: AtomicU32,
     wake: Option<Arc<EventFd>>,
 }
 
@@ -79,6 +80,7 @@ impl Mailbox {
             commands: ArrayQueue::new(COMMANDS_MAX),
             notices: ArrayQueue::new(NOTICES_MAX),
             memory_low: AtomicBool::new(false),
+            connections: AtomicU32::new(0),
             wake,
         }
     }
@@ -95,6 +97,15 @@ impl Mailbox {
     /// Whether the machine's free memory is below the watermark. Seen with the next turn.
     pub fn set_memory_low(&self, low: bool) {
         self.memory_low.store(low, Ordering::Relaxed);
+    }
+
+    /// How many connections the shard had after its last turn.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_connections(&self, count: u32) {
+        self.connections.store(count, Ordering::Relaxed);
     }
 
     pub fn notice(&self) -> Option<Notice> {

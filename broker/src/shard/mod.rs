@@ -181,6 +181,7 @@ impl<I: Io> Shard<I> {
         self.reap();
         self.steer_accept();
         self.finish_drain();
+        self.mailbox.set_connections(self.core.sessions());
         if self.stop { Turn::Stopped } else { Turn::Go }
     }
 

@@ -6,4 +6,5 @@ mod links;
 mod metrics;
 mod retransmission;
 mod start;
+mod steering;
 mod support;

@@ -1,0 +1,142 @@
+//! Which shard gets a connection. Over loopback a packet is received on the processor that sent it, so a
+//! thread that stays on one is a card whose interrupts all go there.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+
+use hawser_broker::io::host::{pin_thread, processors};
+use hawser_broker::io::retransmission::Bounds;
+use hawser_broker::io::socket::{self, Inherited};
+use hawser_broker::steering::Steering;
+
+use crate::support::{Broker, Device, wait_until};
+
+const ACCEPTED: &str = "hawser_broker_accepted_total";
+
+/// The processors of two shards.
+fn two() -> [usize; 2] {
+    let processors = processors().unwrap();
+    assert!(processors.len() >= 2, "this test needs two processors, and may use {processors:?}");
+    [processors[0], processors[1]]
+}
+
+/// Does it on a thread that stays on a processor.
+fn on<T: Send>(processor: usize, what: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            pin_thread(processor).unwrap();
+            what()
+        });
+        pinned.join().unwrap()
+    })
+}
+
+fn online(broker: &Broker, processor: usize, count: usize) -> Vec<Device> {
+    let name = |i| format!("{processor} {i} of {count}");
+    on(processor, || (0..count).map(|i| Device::online(broker.address, &name(i))).collect())
+}
+
+#[test]
+fn a_connection_goes_to_the_shard_whose_processor_receives_it() {
+    let [first, second] = two();
+    let settings = ["shards=2", "pin=true", "connections_max=8000", "steer_connections=on"];
+    let broker = Broker::start(&settings);
+    let _devices = online(&broker, first, 100);
+    assert_eq!(broker.metric_of_shards(ACCEPTED), [100, 0]);
+    let _others = online(&broker, second, 100);
+    assert_eq!(broker.metric_of_shards(ACCEPTED), [100, 100]);
+    assert_eq!(broker.metric("hawser_broker_steering"), 1);
+}
+
+#[test]
+fn without_steering_a_hash_decides() {
+    let [first, _] = two();
+    for settings in [
+        &["shards=2", "pin=true", "steer_connections=off"][..],
+        &["shards=2", "pin=false", "steer_connections=auto"],
+    ] {
+        let broker = Broker::start(settings);
+        let _devices = online(&broker, first, 200);
+        let accepted = broker.metric_of_shards(ACCEPTED);
+        // A fair coin falls below 60 of 200 once in ten million.
+        assert!(accepted.iter().all(|&count| count >= 60), "{accepted:?}");
+        assert_eq!(broker.metric("hawser_broker_steering"), 0);
+    }
+}
+
+#[test]
+fn steering_rests_while_a_shard_is_much_fuller_than_the_others() {
+    let [first, _] = two();
+    // A shard holds 320, so it may be 10 above the mean.
+    let settings = ["shards=2", "pin=true", "connections_max=640", "steer_connections=on"];
+    let broker = Broker::start(&settings);
+    let one_queue = online(&broker, first, 21);
+    assert_eq!(broker.metric_of_shards(ACCEPTED), [21, 0]);
+    broker.wait_for_metric("hawser_broker_steering", 0);
+    let spread = online(&broker, first, 100);
+    let accepted = broker.metric_of_shards(ACCEPTED);
+    // A fair coin falls below 20 of 100 once in a billion.
+    assert!(accepted[1] >= 20, "{accepted:?}");
+    // When the difference is gone, so is the rest.
+    drop((one_queue, spread));
+    broker.wait_for_metric("hawser_broker_steering", 1);
+    let _devices = online(&broker, first, 10);
+    assert_eq!(broker.metric_of_shards(ACCEPTED), [accepted[0] + 10, accepted[1]]);
+}
+
+#[test]
+fn a_processor_without_a_shard_gives_to_all() {
+    let [first, second] = two();
+    let inherited = Inherited { send_buffer_bytes: 16 * 1024, rto: Bounds::default() };
+    let sockets = socket::listen("127.0.0.1:0".parse().unwrap(), 2, &inherited).unwrap();
+    let address = socket::local_address(&sockets[0]).unwrap();
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let listeners: Vec<Vec<_>> = sockets.into_iter().map(|socket| vec![socket]).collect();
+    // Nobody sends from the other shard's processor.
+    let nowhere = 8_191;
+    let _steering = Steering::start(&listeners, &[first, nowhere], 1_000).unwrap();
+    let accepted = || -> Vec<usize> {
+        let count = |socket: &socket2::Socket| {
+            let accepts = std::iter::repeat_with(|| socket.accept());
+            accepts
+                .take_while(|accept| match accept {
+                    Ok(_) => true,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                    Err(error) => panic!("accept: {error}"),
+                })
+                .count()
+        };
+        listeners.iter().map(|listeners| count(&listeners[0])).collect()
+    };
+    let connect = |count| -> Vec<TcpStream> {
+        (0..count).map(|_| TcpStream::connect(address).unwrap()).collect()
+    };
+    on(first, || connect(100));
+    assert_eq!(accepted(), [100, 0]);
+    on(second, || connect(200));
+    let spread = accepted();
+    assert!(
+        spread.iter().sum::<usize>() == 200 && spread.iter().all(|&count| count >= 60),
+        "{spread:?}"
+    );
+}
+
+#[test]
+fn a_draining_broker_that_steered_listens_no_more() {
+    let broker = Broker::start(&["shards=2", "pin=true", "steer_connections=on", "drain_per_s=1"]);
+    let _devices: Vec<Device> =
+        (0..20).map(|i| Device::online(broker.address, &format!("d{i}"))).collect();
+    broker.signal(libc::SIGTERM);
+    wait_until("the end of the listeners", || refuses(broker.address).then_some(()));
+    assert_eq!(broker.metric("hawser_broker_draining"), 1);
+    assert_eq!(broker.metric("hawser_broker_steering"), 0);
+}
+
+fn refuses(address: SocketAddr) -> bool {
+    match TcpStream::connect(address) {
+        Ok(_) => false,
+        Err(error) => error.kind() == ErrorKind::ConnectionRefused,
+    }
+}
