@@ -3,6 +3,7 @@
 # make build   leave the binaries in target/release/
 # make check   formatting and lints
 # make bench   measure for five minutes; make bench-full measures all there is
+# make bench-tune  what each family of `hawser tune` does here; settings of the host are put back after each run
 # make golden  rewrite the golden files after an intended change; read the difference before committing it
 
 CARGO ?= cargo
@@ -12,7 +13,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := --release --locked
 BENCH := $(TARGET_DIR)/release/hawser-bench
 
-.PHONY: run build test check golden setup setup-test bench bench-full
+.PHONY: run build test check golden setup setup-test bench bench-full bench-tune
 
 run: build
 	$(TARGET_DIR)/release/hawser play
@@ -56,6 +57,10 @@ bench: build
 	$(BENCH) slow
 	$(BENCH) storm --devices 50000 --connections 20000
 	$(BENCH) report
+
+# A quarter of an hour. Root; without --host nothing outside of the runs' own networks is written.
+bench-tune: build
+	$(BENCH) tune --connections 100000 --rounds 9 --host
 
 # Two and a half hours, of which one is churn and a half is the store's soak; needs 24 GiB of memory.
 bench-full: build

@@ -40,6 +40,11 @@ impl Slabs {
         Ok(Slabs { caches })
     }
 
+    /// TCP sockets of all namespaces.
+    pub fn sockets(&self) -> f64 {
+        self.caches.get("TCP").map_or(0.0, |tcp| tcp.objects)
+    }
+
     /// The same once the number of sockets stands still: those of a process that has ended go one by
     /// one, a minute for five millions.
     pub fn settled() -> anyhow::Result<Slabs> {
@@ -47,8 +52,7 @@ impl Slabs {
         for _ in 0..SETTLE_LOOKS {
             std::thread::sleep(SETTLE_EVERY);
             let now = Slabs::read()?;
-            let sockets = |slabs: &Slabs| slabs.caches.get("TCP").map_or(0.0, |tcp| tcp.objects);
-            if (sockets(&now) - sockets(&before)).abs() < 20.0 {
+            if (now.sockets() - before.sockets()).abs() < 20.0 {
                 return Ok(now);
             }
             before = now;

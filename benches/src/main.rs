@@ -9,6 +9,7 @@
 //! | `storm`, `churn`, `slow` | what happens when devices go, come, or stop reading | the same before it, the bare server |
 //! | `peers` | what do other brokers need for the same loads | mosquitto, nats-server, rumqttd |
 //! | `runtimes` | what would the same loop cost on another runtime | tokio, tokio-uring, glommio |
+//! | `tune` | what does each family of host settings do for a broker | the same network as the kernel makes it |
 //! | `kv` | what does the store carry, durable and not | redis-server |
 //! | `soak` | does the store stay right and bounded for a long time | its configuration |
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
@@ -75,6 +76,8 @@ mod system;
 
 mod tickets;
 
+mod tuned;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -131,6 +134,8 @@ enum Command {
     Kv(kv::Arguments),
     /// The store under mixed load for a long time: right answers, bounded memory and files
     Soak(soak::Arguments),
+    /// What `hawser tune` does for a broker, family by family, before and after
+    Tune(tuned::Arguments),
     /// The whole system under load, undisturbed and with a kill -9 in the middle
     System(system::Arguments),
     /// Instructions of a connect, a heartbeat and a message in the broker, counted by callgrind
@@ -148,6 +153,9 @@ enum Command {
     /// The server without sessions that the others are compared with
     #[command(hide = true)]
     Bare(bare::Arguments),
+    /// One run of `tune`
+    #[command(hide = true)]
+    Tuned(tuned::run::Arguments),
     /// Removes a folder of a run when that ends
     #[command(hide = true)]
     Remove(folder::Arguments),
@@ -175,6 +183,7 @@ fn main() -> ExitCode {
         Command::Runtimes(arguments) => runtimes::run(&arguments, &output),
         Command::Kv(arguments) => kv::run(&arguments, &output),
         Command::Soak(arguments) => soak::run(&arguments, &output),
+        Command::Tune(arguments) => tuned::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),
         Command::Instructions(arguments) => instructions::run(&arguments, &output),
         Command::Report(arguments) => report::run(&arguments, &output),
@@ -182,6 +191,7 @@ fn main() -> ExitCode {
         Command::Counted(arguments) => instructions::counted(&arguments),
         Command::Fleet(arguments) => fleet::child::run(&arguments),
         Command::Bare(arguments) => bare::run(&arguments),
+        Command::Tuned(arguments) => tuned::run::run(&arguments),
         Command::Remove(arguments) => folder::remove(&arguments),
     };
     output.finish();

@@ -21,12 +21,14 @@ const SETTINGS: [(&str, &str); 8] = [
     ("net/ipv4/tcp_no_metrics_save", "1"),
     // The first bytes after a pause may leave at once, as on a server that is set up for this.
     ("net/ipv4/tcp_slow_start_after_idle", "0"),
-    // Sockets of a server that has ended have nobody left to say goodbye to.
-    ("net/ipv4/tcp_orphan_retries", "1"),
+    ORPHAN_RETRIES,
     ("net/ipv4/ip_local_port_range", "1024 65535"),
     // In every kernel, without pacing: what is measured is the server, not how it shares a path.
     ("net/ipv4/tcp_congestion_control", "reno"),
 ];
+
+/// Sockets of a server that has ended have nobody left to say goodbye to.
+const ORPHAN_RETRIES: (&str, &str) = ("net/ipv4/tcp_orphan_retries", "1");
 
 /// When the namespace's kernel sends a segment again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,17 @@ pub fn enter(connections: u32, retransmit: Retransmit) -> Result<(), Refused> {
     raise(request("lo")).map_err(|error| Refused(format!("loopback of the new namespace: {error}")))
 }
 
+/// The same as the kernel makes it, and with a folder of state that nobody else has: what tunes the
+/// namespace notes there what it did. Only how soon the sockets of a run that has ended go is set.
+pub fn enter_as_made() -> Result<(), Refused> {
+    unshare()?;
+    set(ORPHAN_RETRIES.0, ORPHAN_RETRIES.1)?;
+    see_network()
+        .and_then(|()| hide_state())
+        .map_err(|error| Refused(format!("cannot show the new network in /sys: {error}")))?;
+    raise(request("lo")).map_err(|error| Refused(format!("loopback of the new namespace: {error}")))
+}
+
 /// Has what arrives over a network device received by one processor, whoever sends it. So a server's
 /// processor does all of its server's work, as it does with a network card whose interrupts are bound
 /// to it; otherwise half of the kernel's share would be done by the fleet's.
@@ -101,6 +114,13 @@ fn see_network() -> io::Result<()> {
         let (kind, at) = (c"sysfs".as_ptr(), c"/sys".as_ptr());
         check(libc::mount(kind, at, kind, 0, none.cast())).map(drop)
     }
+}
+
+/// An empty `/var/lib`, for this process and its children only.
+fn hide_state() -> io::Result<()> {
+    let (kind, at) = (c"tmpfs".as_ptr(), c"/var/lib".as_ptr());
+    // SAFETY: the call takes no pointers but to constant texts that end with a zero.
+    check(unsafe { libc::mount(kind, at, kind, 0, std::ptr::null()) }).map(drop)
 }
 
 fn unshare() -> Result<(), Refused> {
