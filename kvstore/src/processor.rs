@@ -51,18 +51,56 @@ fn device_interrupts(interrupts: &str, processor: usize) -> u64 {
 }
 
 /// The processors this process may use. Fewer of them may be its share, which is no reason to stay on one.
-pub fn allowed() -> io::Result<Vec<usize>> {
+fn allowed() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|processor| set.is_set(*processor)).collect())
 }
 
-/// Keeps the calling thread on a processor. Without the right to that it goes on where it is.
-pub fn stay_on(processor: Option<usize>) {
-    let Some(processor) = processor else { return };
+/// Where a thread runs: on the processor that is shared, or on any.
+#[derive(Clone)]
+pub struct Place {
+    shared: Option<usize>,
+    allowed: Vec<usize>,
+    is_shared: bool,
+}
+
+impl Place {
+    /// On any, for good.
+    pub fn anywhere() -> Place {
+        Place { shared: None, allowed: Vec::new(), is_shared: false }
+    }
+
+    /// What the process may use, and what is wanted of it.
+    pub fn of(wish: OneProcessor) -> Place {
+        let allowed = allowed().unwrap_or_default();
+        let interrupts = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
+        let shared = wish.choose(&allowed, &interrupts);
+        Place { shared, allowed, is_shared: false }
+    }
+
+    /// Keeps the calling thread on the processor that is shared, if one is.
+    pub fn share(&mut self) {
+        if let Some(shared) = self.shared.filter(|_| !self.is_shared) {
+            self.is_shared = true;
+            stay_on(&[shared]);
+        }
+    }
+
+    /// Lets the calling thread go to the others.
+    pub fn leave(&mut self) {
+        if self.is_shared {
+            self.is_shared = false;
+            stay_on(&self.allowed);
+        }
+    }
+}
+
+/// Without the right to that the thread goes on where it is.
+fn stay_on(processors: &[usize]) {
     let mut set = CpuSet::new();
-    set.set(processor);
+    processors.iter().for_each(|processor| set.set(*processor));
     if let Err(error) = sched_setaffinity(None, &set) {
-        tracing::warn!(%error, processor, "a thread cannot stay on one processor");
+        tracing::warn!(%error, ?processors, "a thread cannot be bound to processors");
     }
 }
 
@@ -91,14 +129,21 @@ ERR:          0
     }
 
     #[test]
-    fn a_thread_stays_where_it_is_told() {
+    fn a_thread_stays_where_it_is_told_and_leaves() {
         let before = allowed().expect("this system tells");
-        let last = *before.last().expect("it runs somewhere");
+        let place = Place::of(OneProcessor::Always);
+        let shared = place.shared.expect("it runs somewhere");
         let there = std::thread::spawn(move || {
-            stay_on(Some(last));
-            allowed().expect("this system tells")
+            let (mut place, here) = (place, || allowed().expect("this system tells"));
+            place.leave();
+            let first = here();
+            place.share();
+            place.share();
+            let then = here();
+            place.leave();
+            (first, then, here())
         });
-        assert_eq!(there.join().expect("no panic"), [last]);
+        assert_eq!(there.join().expect("no panic"), (before.clone(), vec![shared], before.clone()));
         assert_eq!(allowed().expect("this system tells"), before, "only that thread");
     }
 }

@@ -25,7 +25,7 @@ use crate::config::{Config, ConfigError, Durability};
 use crate::inbox::Inbox;
 use crate::metrics::Snapshot;
 use crate::network::{Common, Listeners, Network, STOP_GRACE};
-use crate::processor::{self, stay_on};
+use crate::processor::Place;
 use crate::shared::{Shared, Stopped};
 use crate::store::commit::{Committer, GROUPS_MAX};
 use crate::store::database::{Database, StoreError, database_dir};
@@ -96,7 +96,7 @@ impl Server {
         let unix = bind_unix(&config.unix)?;
         let unix_path = unix.is_some().then(|| config.unix.clone());
         let threads = network_threads(&config);
-        let processor = shared_processor(&config);
+        let place = Place::of(config.one_processor);
         let shared = Arc::new(Shared::new(config, database, users));
         let (orders, heard) = mpsc::channel();
         let jobs = Jobs::new(orders.clone());
@@ -107,7 +107,7 @@ impl Server {
             unix: unix_path,
             is_stopping: Arc::default(),
             inboxes: Arc::new([]),
-            threads: start_writing(&shared, log, (orders, heard), processor)
+            threads: start_writing(&shared, log, (orders, heard), place.clone())
                 .map_err(StartError::Threads)?,
             admin: admin.map(|listener| start_admin(listener, &shared)).transpose()?,
         };
@@ -115,7 +115,7 @@ impl Server {
             tcp: tcp.map(mio::net::TcpListener::from_std),
             unix: unix.map(mio::net::UnixListener::from_std),
         };
-        handle.start_network((threads, processor), jobs, listeners).map_err(StartError::Threads)?;
+        handle.start_network((threads, place), jobs, listeners).map_err(StartError::Threads)?;
         Ok(handle)
     }
 }
@@ -165,7 +165,7 @@ impl Handle {
 
     fn start_network(
         &mut self,
-        (threads, mut processor): (usize, Option<usize>),
+        (threads, mut place): (usize, Place),
         jobs: Jobs,
         mut listeners: Listeners,
     ) -> io::Result<()> {
@@ -183,9 +183,9 @@ impl Handle {
             let listeners = std::mem::take(&mut listeners);
             let network = Network::new(common.clone(), poll, inbox.clone(), listeners)?;
             // Others are there because one processor is not enough.
-            let processor = processor.take();
+            let mut place = std::mem::replace(&mut place, Place::anywhere());
             self.threads.push(named("hawser-kv-net").spawn(move || {
-                stay_on(processor);
+                place.share();
                 network.run();
             })?);
         }
@@ -277,13 +277,6 @@ fn network_threads(config: &Config) -> usize {
     if config.network_threads == 0 { (cores / 2).max(1) } else { config.network_threads }
 }
 
-/// Where the threads go that every write passes through.
-fn shared_processor(config: &Config) -> Option<usize> {
-    let allowed = processor::allowed().unwrap_or_default();
-    let interrupts = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
-    config.one_processor.choose(&allowed, &interrupts)
-}
-
 fn named(name: &str) -> std::thread::Builder {
     std::thread::Builder::new().name(name.to_string())
 }
@@ -293,7 +286,7 @@ fn start_writing(
     shared: &Arc<Shared>,
     log: Log,
     (orders, heard): (Sender<Order>, Receiver<Order>),
-    processor: Option<usize>,
+    place: Place,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let cleaner = log.cleaner();
     // Whoever does not wait for syncs has nothing of it.
@@ -304,16 +297,16 @@ fn start_writing(
     let writer = Writer::new(shared.clone(), log, heard, checkpoint, (committer.clone(), landings));
     let (flushing, writing, copying) = (shared.clone(), shared.clone(), shared.clone());
     let (source, orders) = (writer.log.source(), shared.checkpoints.open());
+    let mut writers = place.clone();
     Ok(vec![
         named("hawser-kv-write").spawn(move || {
-            stay_on(processor);
+            writers.share();
             let _closing = Closing(writing);
             writer.run();
         })?,
         named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
         named("hawser-kv-commit").spawn(move || {
-            stay_on(processor);
-            committer.run(&landing);
+            committer.run(&landing, place);
         })?,
         named("hawser-kv-flush")
             .spawn(move || checkpoint::run(flushing, (cleaner, spare), wanted))?,

@@ -30,10 +30,16 @@ use super::writer::{Order, Refusal};
 use crate::config::Durability;
 use crate::inbox::Post;
 use crate::latency::Event;
+use crate::processor::Place;
 use crate::shared::{Shared, Stopped};
 
 /// Groups between the writer and the disk, when they are full. A writer that is further ahead waits.
 pub const GROUPS_MAX: usize = 2;
+
+/// Up to so many commands at a time, to wake another processor takes longer than to apply them; in between
+/// the thread stays where it is.
+const TOGETHER_MAX: usize = 32;
+const APART_MIN: usize = 128;
 
 /// How often the log is synced for those who do not wait for it.
 const EVERY: Duration = Duration::from_secs(1);
@@ -150,7 +156,8 @@ impl Committer {
     }
 
     /// Runs until the writer is gone, and syncs what nobody was promised.
-    pub fn run(&self, landings: &Receiver<Landing>) {
+    /// Large groups are worth another processor than the `place` that the thread shares with the writer.
+    pub fn run(&self, landings: &Receiver<Landing>, mut place: Place) {
         let _alarm = Alarm(self);
         let mut due_since = Instant::now();
         loop {
@@ -159,6 +166,11 @@ impl Committer {
                     let landings: Vec<Landing> =
                         std::iter::once(first).chain(landings.try_iter()).collect();
                     let count = landings.len();
+                    match landings.iter().map(|landing| landing.commands).sum() {
+                        ..=TOGETHER_MAX => place.share(),
+                        APART_MIN.. => place.leave(),
+                        _ => {}
+                    }
                     self.land(landings);
                     let is_last = self.in_flight.fetch_sub(count, SeqCst) == count;
                     if is_last && self.is_waited_for.swap(false, SeqCst) {
@@ -250,6 +262,8 @@ impl Committer {
                 return Err(error);
             }
             landing.answer(post);
+            // Clients go on while the next group is applied.
+            post.send();
             landings.pop_front();
         }
         shared.set_behind(false);

@@ -25,7 +25,8 @@ use crate::shared::Shared;
 
 /// A group ends when it holds so much; all are soft, the first by at most one job and the others by what
 /// one transaction or one command may change or answer. So a record has a limit, which the log asserts.
-const GROUP_COMMANDS_MAX: usize = 32 * 1024;
+/// Few commands, so that in pipelines the first ones are applied and answered while the next ones run.
+pub const GROUP_COMMANDS_MAX: usize = 256;
 pub const GROUP_BYTES_MAX: usize = 16 << 20;
 const GROUP_ANSWER_BYTES_MAX: usize = 64 << 20;
 

@@ -470,9 +470,11 @@ mod tests {
     use crate::command::{catalogue, table};
     use crate::config::Config;
     use crate::inbox::{Inbox, Letter};
+    use crate::processor::Place;
     use crate::session::Outcome;
     use crate::store::commit::GROUPS_MAX;
     use crate::store::database::Database;
+    use crate::store::group::GROUP_COMMANDS_MAX;
     use crate::users::Users;
     use mio::{Events, Poll};
     use std::path::{Path, PathBuf};
@@ -514,7 +516,7 @@ mod tests {
         let shared = Arc::new(Shared::new(Config::default(), database, users));
         let committer = Arc::new(Committer::new(shared.clone(), log.syncer(), orders.clone()));
         let run = committer.clone();
-        std::thread::spawn(move || run.run(&landing));
+        std::thread::spawn(move || run.run(&landing, Place::anywhere()));
         let writer = Writer::new(shared, log, heard, checkpoint, (committer, landings));
         let poll = Poll::new().expect("a poll");
         let inbox = Arc::new(Inbox::new(&poll).expect("an inbox"));
@@ -667,6 +669,23 @@ mod tests {
         assert_eq!(text(2), "+OK +OK *1 $3 new :0 ");
         assert_eq!(rig.run(&["GET", "new"]), "$1\r\n1\r\n");
         assert!(rig.writer.layers.is_empty());
+    }
+
+    /// So that the first of many are answered while the last ones run.
+    #[test]
+    fn a_group_ends_when_it_has_enough_commands() {
+        let dir = TempDir::new("commands");
+        let mut rig = rig(&dir.0);
+        let pipeline = |rig: &Rig, commands| {
+            rig.job(Work::Pipeline((0..commands).map(|_| queued(&["GET", "a"])).collect()))
+        };
+        for (first, left) in [(GROUP_COMMANDS_MAX, 2), (GROUP_COMMANDS_MAX - 1, 1)] {
+            let jobs = [first, 1, 1].map(|commands| pipeline(&rig, commands));
+            rig.group(jobs.into());
+            assert_eq!(rig.writer.waiting.len(), left, "{first} commands and then one at a time");
+            rig.writer.group();
+            assert!(rig.writer.waiting.is_empty());
+        }
     }
 
     /// What one pipeline may change together is bounded by the group, whatever its commands amount to.
