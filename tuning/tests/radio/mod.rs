@@ -7,12 +7,15 @@
 //!                                │ lost, by the seed               ─▶ as if it had never come
 //! ```
 //!
+//! A path has a constant round trip, or one that is short until a message wakes the radio up.
+//!
 //! A device asks for each message with one byte, so that there is always one on its way. What is sent
 //! again while the radio sleeps arrives when it wakes, which is when the first copy is acknowledged;
 //! so a repeat needs no answer of its own. It offers timestamps and SACK, as devices do.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -26,11 +29,28 @@ pub const DEVICES: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 2);
 /// the devices' connections do not exist.
 pub const MARK: u32 = 1;
 
-/// What the path takes while the radio is awake.
+/// What lies between the server and a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Every round trip takes so long, that of the handshake too.
+    Steady { round_trip_ms: u64 },
+    /// A round trip takes [`AWAKE_MS`], but every third message wakes the radio first.
+    Waking { wake_up_ms: u64 },
+}
+
+pub const PATHS: [Path; 6] = [
+    Path::Waking { wake_up_ms: 300 },
+    Path::Waking { wake_up_ms: 1_000 },
+    Path::Waking { wake_up_ms: 2_000 },
+    Path::Steady { round_trip_ms: 300 },
+    Path::Steady { round_trip_ms: 1_000 },
+    Path::Steady { round_trip_ms: 2_000 },
+];
+
 const AWAKE_MS: u64 = 50;
 const PAUSE_MS: u64 = 20;
 const MESSAGES: u32 = 6;
-const DEVICES_PER_GROUP: u16 = 20;
+const DEVICES_PER_PATH: u16 = 100;
 const LOST_PERCENT: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -40,28 +60,56 @@ const RST: u8 = 4;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
 
-/// What devices of one kind met.
+/// What the devices of one path met.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub messages: u32,
-    /// Segments that came again although the first had arrived.
+    /// Messages that came again although the first had arrived.
     pub spurious: u32,
-    /// Segments that came again because the one before was lost.
+    /// Messages that came again because the one before was lost.
     pub needed: u32,
+    /// How much later these came, all together.
+    pub waited_ms: u64,
+    /// Answers to a first packet that came again. No minimum changes them: their timeout is 1 s.
+    pub handshakes: u32,
 }
 
-/// Every third message wakes the radio, which takes so long.
-pub const WAKE_UPS_MS: [u64; 3] = [300, 1_000, 2_000];
+impl Counts {
+    /// How much later than what was lost its second copy came.
+    pub fn mean_wait_ms(&self) -> u64 {
+        self.waited_ms / u64::from(self.needed.max(1))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Steady { round_trip_ms } => write!(f, "always {round_trip_ms} ms"),
+            Path::Waking { wake_up_ms } => write!(f, "wakes up in {wake_up_ms} ms"),
+        }
+    }
+}
+
+impl Path {
+    /// Of the message with this number; 0 is the handshake.
+    fn round_trip_ms(self, message: u32) -> u64 {
+        match self {
+            Path::Steady { round_trip_ms } => round_trip_ms,
+            Path::Waking { wake_up_ms } if message % 3 == 1 => wake_up_ms,
+            Path::Waking { .. } => AWAKE_MS,
+        }
+    }
+}
 
 struct Device {
-    group: usize,
+    path: usize,
     sequence: u32,
     expected: u32,
     peer_time: u32,
     messages: u32,
     /// Where the message ends that was taken last, acknowledged or not.
     taken_end: Option<u32>,
-    lost: Option<u32>,
+    lost: Option<(u32, Instant)>,
     is_up: bool,
 }
 
@@ -80,7 +128,7 @@ pub struct Radio {
     next_action: u64,
     random: u64,
     begun: Instant,
-    pub counts: [Counts; WAKE_UPS_MS.len()],
+    pub counts: [Counts; PATHS.len()],
 }
 
 impl Radio {
@@ -100,11 +148,11 @@ impl Radio {
             begun,
             counts: Default::default(),
         };
-        for group in 0..WAKE_UPS_MS.len() {
-            for index in 0..DEVICES_PER_GROUP {
-                let port = 20_000 + group as u16 * 1_000 + index;
+        for path in 0..PATHS.len() {
+            for index in 0..DEVICES_PER_PATH {
+                let port = 20_000 + path as u16 * 1_000 + index;
                 let device = Device {
-                    group,
+                    path,
                     sequence: u32::from(port) << 8,
                     expected: 0,
                     peer_time: 0,
@@ -125,7 +173,9 @@ impl Radio {
         let mut buffer = [0u8; 2048];
         while self.devices.values().any(|device| device.messages < MESSAGES) {
             if self.begun.elapsed() > PATIENCE {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "devices wait for messages"));
+                let waiting = self.devices.values().filter(|device| device.messages < MESSAGES);
+                let what = format!("{} devices wait for messages", waiting.count());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
             }
             self.act()?;
             let until = self.due.peek().map_or(Duration::from_millis(50), |Reverse((at, _))| {
@@ -187,12 +237,15 @@ impl Radio {
         assert!(segment.flags & (RST | FIN) == 0, "the server ends no connection meanwhile");
         device.peer_time = segment.time.unwrap_or(device.peer_time);
         if segment.flags & SYN != 0 {
-            if !device.is_up {
-                device.is_up = true;
-                device.sequence += 1;
-                let to = segment.sequence.wrapping_add(1);
-                self.plan(segment.to, AWAKE_MS, Due::Acknowledge { to });
+            if device.is_up {
+                self.counts[device.path].handshakes += 1;
+                return Ok(());
             }
+            device.is_up = true;
+            device.sequence += 1;
+            let delay_ms = PATHS[device.path].round_trip_ms(0);
+            let to = segment.sequence.wrapping_add(1);
+            self.plan(segment.to, delay_ms, Due::Acknowledge { to });
             return Ok(());
         }
         if segment.length > 0 {
@@ -204,9 +257,9 @@ impl Radio {
     fn take_message(&mut self, segment: &Segment) {
         let is_lost = self.is_lost();
         let device = self.devices.get_mut(&segment.to).expect("it was found above");
-        let counts = &mut self.counts[device.group];
+        let counts = &mut self.counts[device.path];
         let end = segment.sequence.wrapping_add(segment.length);
-        let came = device.lost != Some(segment.sequence);
+        let lost_at = device.lost.filter(|(lost, _)| *lost == segment.sequence).map(|(_, at)| at);
         // Acknowledged, or taken and on its way to be acknowledged.
         let is_known =
             end.wrapping_sub(device.expected) as i32 <= 0 || device.taken_end == Some(end);
@@ -214,18 +267,18 @@ impl Radio {
             counts.spurious += 1;
             return;
         }
-        if !came {
+        if let Some(at) = lost_at {
             counts.needed += 1;
+            counts.waited_ms += at.elapsed().as_millis() as u64;
         } else if is_lost {
-            device.lost = Some(segment.sequence);
+            device.lost = Some((segment.sequence, Instant::now()));
             return;
         }
         device.lost = None;
         device.taken_end = Some(end);
         device.messages += 1;
         counts.messages += 1;
-        let wakes = device.messages % 3 == 1;
-        let delay_ms = if wakes { WAKE_UPS_MS[device.group] } else { AWAKE_MS };
+        let delay_ms = PATHS[device.path].round_trip_ms(device.messages);
         self.plan(segment.to, delay_ms, Due::Acknowledge { to: end });
     }
 
