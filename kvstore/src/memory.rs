@@ -71,6 +71,12 @@ pub fn parts(shared: &Shared) -> Vec<Part> {
             "maxclients, request_bytes_max",
         ),
         part(
+            "writer_queue",
+            shared.metrics.writer_queue_bytes.load(Relaxed),
+            of_all(request_bytes_max),
+            "maxclients, request_bytes_max",
+        ),
+        part(
             "group",
             shared.metrics.group_bytes.load(Relaxed),
             group_bytes_max(shared),

@@ -35,6 +35,8 @@ counters! {
     connections: gauge,
     /// Connections whose command waits for a key.
     blocked_clients: gauge,
+    /// Bytes of the commands that the writer was given and has not run.
+    writer_queue_bytes: gauge,
     /// Connections accepted since the start.
     accepted_total: counter,
     /// Connections ended because of what they did not read, or of an answer that was too long.

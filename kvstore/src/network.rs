@@ -353,7 +353,7 @@ mod tests {
         let common = Common {
             shared: shared.clone(),
             is_stopping: Arc::default(),
-            jobs: Arc::new(Jobs::new(orders)),
+            jobs: Arc::new(Jobs::new(orders, shared.clone())),
             inboxes: Arc::new([inbox.clone()]),
         };
         let mut network =

@@ -99,7 +99,7 @@ impl Server {
         let place = Place::of(config.one_processor);
         let shared = Arc::new(Shared::new(config, database, users));
         let (orders, heard) = mpsc::channel();
-        let jobs = Jobs::new(orders.clone());
+        let jobs = Jobs::new(orders.clone(), shared.clone());
         let mut handle = Handle {
             shared: shared.clone(),
             address,

@@ -259,6 +259,19 @@ mod tests {
         assert!(parse(&[&text[..], b"file"].concat()).is_err());
     }
 
+    /// Wherever letters of several bytes are put, it is refused, and no letter is cut in half to find out.
+    #[test]
+    fn text_of_other_languages_is_no_manifest() {
+        let text = manifest().text();
+        for garbage in ["ä", "\u{1f980}", "\u{7ff}\n", "end ä", "end \u{1f980}\n", "\nend ä"] {
+            for at in 0..=text.len() {
+                let mut changed = text.clone();
+                changed.insert_str(at, garbage);
+                assert!(parse(changed.as_bytes()).is_err(), "{garbage:?} at {at}");
+            }
+        }
+    }
+
     #[test]
     fn no_path_leads_out() {
         for path in ["../x", "/etc/x", "rocksdb/../x", "a/b/c", "", "rocksdb/", ".x", "a b"] {

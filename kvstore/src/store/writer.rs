@@ -70,6 +70,19 @@ impl Work {
         }
     }
 
+    /// Of its arguments, which are most of what it takes.
+    fn bytes(&self) -> u64 {
+        let of_one = |queued: &Queued| queued.args.iter().map(Bytes::len).sum::<usize>();
+        let bytes = match self {
+            Work::Pipeline(commands) | Work::Transaction { commands, .. } => {
+                commands.iter().map(of_one).sum()
+            }
+            Work::Waiting { command, .. } => of_one(command),
+            Work::Unblock { .. } | Work::Forget { .. } => 0,
+        };
+        bytes as u64
+    }
+
     pub fn answers(&self) -> usize {
         match self {
             Work::Pipeline(commands) => commands.len(),
@@ -88,18 +101,27 @@ pub enum Order {
 }
 
 /// Where jobs go to the writer. When it is dropped the writer ends.
-pub struct Jobs(Sender<Order>);
+pub struct Jobs {
+    orders: Sender<Order>,
+    shared: Arc<Shared>,
+}
 
 impl Jobs {
-    pub fn new(orders: Sender<Order>) -> Jobs {
-        Jobs(orders)
+    pub fn new(orders: Sender<Order>, shared: Arc<Shared>) -> Jobs {
+        Jobs { orders, shared }
     }
 
     /// Gives them back when there is no writer any more.
     pub fn send(&self, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
-        self.0.send(Order::Jobs(jobs)).map_err(|refused| match refused.0 {
-            Order::Jobs(jobs) => jobs,
-            Order::Landed | Order::End => Vec::new(),
+        let bytes = jobs.iter().map(|job| job.work.bytes()).sum();
+        let queue_bytes = &self.shared.metrics.writer_queue_bytes;
+        queue_bytes.fetch_add(bytes, Relaxed);
+        self.orders.send(Order::Jobs(jobs)).map_err(|refused| {
+            queue_bytes.fetch_sub(bytes, Relaxed);
+            match refused.0 {
+                Order::Jobs(jobs) => jobs,
+                Order::Landed | Order::End => Vec::new(),
+            }
         })
     }
 }
@@ -107,7 +129,7 @@ impl Jobs {
 impl Drop for Jobs {
     fn drop(&mut self) {
         // A writer that is gone has ended.
-        _ = self.0.send(Order::End);
+        _ = self.orders.send(Order::End);
     }
 }
 
@@ -200,6 +222,8 @@ pub struct Writer {
     landings: SyncSender<Landing>,
     /// Jobs that were taken and have not run, the first to come first.
     waiting: VecDeque<Job>,
+    /// Of the jobs that this group took.
+    taken_bytes: u64,
     pub waiters: Waiters,
     /// Groups that may not be in the database yet, the oldest first.
     layers: VecDeque<Arc<Layer>>,
@@ -228,6 +252,7 @@ impl Writer {
             committer,
             landings,
             waiting: VecDeque::new(),
+            taken_bytes: 0,
             waiters: Waiters::default(),
             layers: VecDeque::new(),
             knows_of_break: false,
@@ -281,6 +306,11 @@ impl Writer {
         self.count_waiters();
     }
 
+    fn count_taken(&mut self) {
+        let taken_bytes = std::mem::take(&mut self.taken_bytes);
+        self.shared.metrics.writer_queue_bytes.fetch_sub(taken_bytes, Relaxed);
+    }
+
     fn count_waiters(&self) {
         self.shared.metrics.blocked_clients.store(self.waiters.len() as u64, Relaxed);
     }
@@ -313,6 +343,7 @@ impl Writer {
             std::mem::take(&mut ran.executed).into_iter().for_each(|job| job.send(&mut post));
         }
         shared.metrics.writer_commands.fetch_add(ran.commands as u64, Relaxed);
+        self.count_taken();
         // Who has an answer is no longer counted as waiting.
         self.count_waiters();
         self.commit(ran);
@@ -323,6 +354,7 @@ impl Writer {
     fn next_job(&mut self, committer: &Committer, end: Option<Instant>) -> Option<Job> {
         loop {
             if let Some(job) = self.waiting.pop_front() {
+                self.taken_bytes += job.work.bytes();
                 return Some(job);
             }
             if let Ok(order) = self.orders.try_recv() {
@@ -442,6 +474,7 @@ impl Writer {
         }
         for job in self.waiting.drain(..) {
             let answers = job.work.answers();
+            self.taken_bytes += job.work.bytes();
             if let Work::Forget { client } = job.work {
                 self.waiters.remove_client(client);
             }
@@ -449,6 +482,7 @@ impl Writer {
             refused.push(Executed::new(job.caller, Reply::new(job.protocol), answers));
         }
         refuse(refused, refusal);
+        self.count_taken();
         self.count_waiters();
     }
 }
@@ -517,10 +551,11 @@ mod tests {
         let committer = Arc::new(Committer::new(shared.clone(), log.syncer(), orders.clone()));
         let run = committer.clone();
         std::thread::spawn(move || run.run(&landing, Place::anywhere()));
+        let jobs = Jobs::new(orders, shared.clone());
         let writer = Writer::new(shared, log, heard, checkpoint, (committer, landings));
         let poll = Poll::new().expect("a poll");
         let inbox = Arc::new(Inbox::new(&poll).expect("an inbox"));
-        Rig { writer, jobs: Jobs::new(orders), poll, inbox }
+        Rig { writer, jobs, poll, inbox }
     }
 
     impl Rig {
@@ -705,6 +740,25 @@ mod tests {
             commands = answer.rest;
         }
         assert_eq!(ran, [32, 8]);
+    }
+
+    #[test]
+    fn what_waits_for_the_writer_is_counted() {
+        let dir = TempDir::new("queue");
+        let mut rig = rig(&dir.0);
+        let shared = rig.writer.shared.clone();
+        let waiting_bytes = || shared.metrics.writer_queue_bytes.load(Relaxed);
+        let job = || Work::Pipeline(vec![queued(&["SET", "a", "12345"])]);
+        let jobs = vec![rig.job(job()), rig.job(job())];
+        assert!(rig.jobs.send(jobs).is_ok(), "the writer is there");
+        assert_eq!(waiting_bytes(), 2 * 9);
+        assert!(rig.writer.hear(), "somebody asked");
+        rig.writer.group();
+        assert_eq!(waiting_bytes(), 0);
+        let late = rig.job(job());
+        drop(rig.writer);
+        assert!(rig.jobs.send(vec![late]).is_err(), "the writer is gone");
+        assert_eq!(waiting_bytes(), 0);
     }
 
     #[test]

@@ -313,6 +313,7 @@ fn memory_is_accounted_for() {
         "client_output",
         "client_outbox",
         "transactions",
+        "writer_queue",
         "group",
         "slowlog",
     ] {
