@@ -70,6 +70,7 @@ bench-full: build
 	$(BENCH) instructions
 	$(BENCH) system
 	$(BENCH) kv
+	$(BENCH) log
 	$(BENCH) soak
 	for n in 15000 100000 1000000; do $(BENCH) connections --connections $$n --floor || exit 1; done
 	$(BENCH) connections --connections 1000000 --tickets ed25519

@@ -11,6 +11,7 @@
 //! | `runtimes` | what would the same loop cost on another runtime | tokio, tokio-uring, glommio |
 //! | `tune` | what does each family of host settings do for a broker | the same network as the kernel makes it |
 //! | `kv` | what does the store carry, durable and not | redis-server |
+//! | `log` | what does appending to a log on the disk cost | other ways to write and sync |
 //! | `soak` | does the store stay right and bounded for a long time | its configuration |
 //! | `codec` | what do encode and decode cost, and how many bytes | XMPP, MQTT 5, JSON |
 //! | `instructions` | what do the broker's decisions cost, in instructions | the recorded counts |
@@ -49,6 +50,8 @@ mod io;
 mod kernel_memory;
 
 mod kv;
+
+mod log;
 
 mod mqtt;
 
@@ -132,6 +135,8 @@ enum Command {
     Runtimes(runtimes::Arguments),
     /// The store beside redis-server
     Kv(kv::Arguments),
+    /// Ways to append to a log so that it is on the disk
+    Log(log::Arguments),
     /// The store under mixed load for a long time: right answers, bounded memory and files
     Soak(soak::Arguments),
     /// What `hawser tune` does for a broker, family by family, before and after
@@ -182,6 +187,7 @@ fn main() -> ExitCode {
         Command::Peers(arguments) => peers::run(&arguments, &output),
         Command::Runtimes(arguments) => runtimes::run(&arguments, &output),
         Command::Kv(arguments) => kv::run(&arguments, &output),
+        Command::Log(arguments) => log::run(&arguments, &output),
         Command::Soak(arguments) => soak::run(&arguments, &output),
         Command::Tune(arguments) => tuned::run(&arguments, &output),
         Command::System(arguments) => system::run(&arguments, &output),

@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let bare = FloorSide::start(&setting, *connections)?;
     let mut contenders = vec![Contender::new(Box::new(bare), "hawser", None)];
     for binary in BINARIES {
-        let Some(program) = find(binary, arguments.binaries.as_deref())? else {
+        let Some(program) = find(binary, arguments.binaries.as_deref()) else {
             eprintln!(
                 "hawser-bench: {binary} is left out: `cargo build --release --manifest-path \
                  benches/runtimes/Cargo.toml` builds it; --binaries says where it is"
@@ -82,14 +82,16 @@ pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     contest.run(contenders, &LOADS)
 }
 
-fn find(binary: &str, folder: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+/// A program of `benches/runtimes`, if it is built.
+pub fn find(binary: &str, folder: Option<&Path>) -> Option<PathBuf> {
     let candidates = match folder {
         Some(folder) => vec![folder.join(binary)],
         None => {
-            vec![std::env::current_exe()?.with_file_name(binary), Path::new(BUILT).join(binary)]
+            let beside = std::env::current_exe().map(|own| own.with_file_name(binary)).ok();
+            beside.into_iter().chain([Path::new(BUILT).join(binary)]).collect()
         }
     };
-    Ok(candidates.into_iter().find(|program| program.is_file()))
+    candidates.into_iter().find(|program| program.is_file())
 }
 
 /// The runtime and its version, which the server says.

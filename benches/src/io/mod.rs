@@ -1,5 +1,5 @@
 //! What the standard library does not offer and the benchmarks need from the kernel: readiness of
-//! many sockets, the bare server's rings, processor pinning, the descriptor limit, the clock that
+//! many sockets, the bare server's rings, a file on a ring, processor pinning, the descriptor limit, the clock that
 //! processes share. The only `unsafe` of this crate is in this folder.
 
 use std::io;
@@ -11,6 +11,8 @@ pub mod bare_ring;
 pub mod bare_rings;
 
 pub mod epoll;
+
+pub mod log_ring;
 
 pub mod namespace;
 

@@ -342,6 +342,25 @@ pub const SECTIONS: &[Section] = &[
         each: None,
     },
     Section {
+        benchmark: "log",
+        title: "Appending to the log",
+        about: "Records as the store's log has them, each on the disk before the next one is written. The \
+                store does what is called `prepared`.",
+        columns: &[
+            column("record_bytes", "record", "bytes of one record"),
+            column("syncs_per_s", "rate", "records that are on the disk in a second"),
+            column(
+                "ratio_to_prepared.median",
+                "of prepared",
+                "rate as a share of `prepared`'s, median of the rounds",
+            ),
+            P50,
+            P99,
+        ],
+        glance: &[],
+        each: Some(("ways", "way")),
+    },
+    Section {
         benchmark: "soak",
         title: "The store for a long time",
         about: "Workers write to the store what comes to their minds, as fast as it answers, and check \
