@@ -14,13 +14,16 @@ use rocksdb::{DB, Options};
 use thiserror::Error;
 
 use super::audit::{self, Audit, Unreadable};
-use super::stream::Meter;
-use crate::store::database::{Database, StoreError, database_dir};
+use super::stream::{Meter, can_go_around};
+use crate::store::database::{Database, Reads, StoreError, database_dir};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::log::{self, Cut, OpenError};
 
 const CACHE_BYTES: usize = 32 << 20;
 const MEMTABLE_BYTES: usize = 32 << 20;
+
+/// The file that every database of RocksDB has.
+const CURRENT: &str = "CURRENT";
 
 /// Why the data cannot be opened.
 #[derive(Debug, Error)]
@@ -67,7 +70,10 @@ impl Still {
         self.check_unused(&from)?;
         let to = self.scratch.join("rocksdb");
         mirror(&from, &to).map_err(|error| io_error(&from, error))?;
-        let opened = Database::open_resting(&to, CACHE_BYTES, MEMTABLE_BYTES);
+        // Files are read where they are, and where this one was copied to.
+        let can_go_around = can_go_around(&from.join(CURRENT)) && can_go_around(&to.join(CURRENT));
+        let reads = if can_go_around { Reads::AroundPageCache } else { Reads::ThroughPageCache };
+        let opened = Database::open_resting(&to, CACHE_BYTES, MEMTABLE_BYTES, reads);
         let database = opened.map_err(|error| self.database_error(&error))?;
         let applied = database.applied().map_err(|error| self.database_error(&error))?;
         let apply = |sequence, record: &[u8]| {

@@ -1,14 +1,21 @@
 //! Reading and writing large files: one chunk in memory, its checksum, a rate limit, progress.
 //!
-//! Everything that a backup or a restore reads or writes of the data goes through [`stream`].
+//! Everything that a backup or a restore reads or writes of the data goes through [`stream`], around the
+//! page cache (O_DIRECT): a backup reads the whole store once, and what it reads would push out what
+//! clients read again and again. What is in the cache already stays there, unlike with
+//! `posix_fadvise(DONTNEED)`. Where a file system or a disk cannot do that, files go through the cache.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What is read at once, and has a checksum of its own.
 pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// What direct IO wants offsets, lengths and memory to be a multiple of: the blocks of usual disks.
+const BLOCK_BYTES: usize = 4096;
 
 /// What went through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,37 +82,93 @@ impl<'a> Meter<'a> {
 
 /// Reads a file, and writes what it reads to a new one if there is to be one, which is durable then.
 pub fn stream(from: &Path, to: Option<&Path>, meter: &mut Meter<'_>) -> io::Result<Streamed> {
-    let mut source = File::open(from)?;
-    let new = |to: &Path| OpenOptions::new().write(true).create_new(true).open(to);
-    let mut target = to.map(new).transpose()?;
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut source = Around::open(from, OpenOptions::new().read(true))?;
+    let mut target = None;
+    if let Some(to) = to {
+        File::create_new(to)?;
+        target = Some(Around::open(to, OpenOptions::new().write(true))?);
+    }
+    let mut memory = vec![0; CHUNK_BYTES + BLOCK_BYTES];
+    let start = memory.as_ptr().align_offset(BLOCK_BYTES);
+    let chunk = &mut memory[start..start + CHUNK_BYTES];
     let mut streamed = Streamed::default();
     loop {
-        let bytes = read_whole(&mut source, &mut chunk)?;
+        let bytes = source.read(chunk, streamed.bytes)?;
         if bytes == 0 {
             break;
         }
         if let Some(target) = &mut target {
-            target.write_all(&chunk[..bytes])?;
+            target.write(&chunk[..bytes], streamed.bytes)?;
         }
         streamed.checks.push(crc32c::crc32c(&chunk[..bytes]));
         streamed.bytes += bytes as u64;
         meter.pace(bytes as u64);
     }
-    target.map_or(Ok(()), |target| target.sync_all())?;
+    target.map_or(Ok(()), |target| target.through.sync_all())?;
     Ok(streamed)
 }
 
-/// Fills the chunk as far as the file goes.
-fn read_whole(source: &mut File, chunk: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < chunk.len() {
-        match source.read(&mut chunk[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Whether files beside this one can be read around the page cache.
+pub fn can_go_around(path: &Path) -> bool {
+    open_around(path, OpenOptions::new().read(true)).is_ok()
+}
+
+fn open_around(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    options.clone().custom_flags(libc::O_DIRECT).open(path)
+}
+
+/// A file, open twice.
+struct Around {
+    /// Around the page cache, as long as that works.
+    around: Option<File>,
+    through: File,
+}
+
+impl Around {
+    fn open(path: &Path, options: &OpenOptions) -> io::Result<Around> {
+        let through = options.open(path)?;
+        Ok(Around { around: open_around(path, options).ok(), through })
+    }
+
+    /// Fills the chunk as far as the file goes.
+    fn read(&mut self, chunk: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < chunk.len() {
+            let rest = &mut chunk[filled..];
+            // Within a block there is nothing but the end of the file, or an end of what was there in time.
+            let is_whole = filled.is_multiple_of(BLOCK_BYTES);
+            match self.run(is_whole, |file| file.read_at(rest, offset + filled as u64)) {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Chunks before the last one are whole, so what is no whole block is the end of the file.
+    fn write(&mut self, chunk: &[u8], offset: u64) -> io::Result<()> {
+        let (blocks, rest) = chunk.split_at(chunk.len() - chunk.len() % BLOCK_BYTES);
+        self.run(true, |file| file.write_all_at(blocks, offset))?;
+        self.run(false, |file| file.write_all_at(rest, offset + blocks.len() as u64))
+    }
+
+    fn run<T>(
+        &mut self,
+        is_whole: bool,
+        mut io: impl FnMut(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(around) = self.around.as_ref().filter(|_| is_whole) else {
+            return io(&self.through);
+        };
+        match io(around) {
+            // Blocks of this disk are larger.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.around = None;
+                io(&self.through)
+            }
+            done => done,
         }
     }
-    Ok(filled)
 }

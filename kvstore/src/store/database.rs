@@ -63,6 +63,14 @@ enum Compactions {
     Rest,
 }
 
+/// How files are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    ThroughPageCache,
+    /// O_DIRECT, so that a walk over everything does not push out what others read.
+    AroundPageCache,
+}
+
 pub struct Database {
     rocks: Arc<DB>,
     /// Kept because it holds RocksDB's own counters.
@@ -87,7 +95,8 @@ impl Database {
         cache_bytes: usize,
         memtable_bytes: usize,
     ) -> Result<Database, StoreError> {
-        Database::open_with(dir, cache_bytes, memtable_bytes, Compactions::Run)
+        let how = (Compactions::Run, Reads::ThroughPageCache);
+        Database::open_with(dir, cache_bytes, memtable_bytes, how)
     }
 
     /// The same, but nothing in it goes by itself.
@@ -95,15 +104,17 @@ impl Database {
         dir: &Path,
         cache_bytes: usize,
         memtable_bytes: usize,
+        reads: Reads,
     ) -> Result<Database, StoreError> {
-        Database::open_with(dir, cache_bytes, memtable_bytes, Compactions::Rest)
+        let how = (Compactions::Rest, reads);
+        Database::open_with(dir, cache_bytes, memtable_bytes, how)
     }
 
     fn open_with(
         dir: &Path,
         cache_bytes: usize,
         memtable_bytes: usize,
-        compactions: Compactions,
+        (compactions, reads): (Compactions, Reads),
     ) -> Result<Database, StoreError> {
         let is_resting = compactions == Compactions::Rest;
         let shared: Arc<OnceLock<Weak<DB>>> = Arc::default();
@@ -138,7 +149,8 @@ impl Database {
                 options
             }),
         ];
-        let options = database_options();
+        let mut options = database_options();
+        options.set_use_direct_reads(reads == Reads::AroundPageCache);
         let rocks = Arc::new(DB::open_cf_descriptors(&options, dir, families)?);
         shared.set(Arc::downgrade(&rocks)).expect("set once, here");
         let (rows, spaces) = (Rows::new(0), Spaces::default());

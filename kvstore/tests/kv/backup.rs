@@ -1,9 +1,13 @@
 //! Digests, and what does not fit together. The command line's part is tested where that is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use hawser_kv::Config;
 use hawser_kv::backup::audit::{Audit, audit};
+use hawser_kv::backup::restore::restore;
+use hawser_kv::backup::stream::{CHUNK_BYTES, Meter, Streamed, stream};
+use hawser_kv::backup::take::{Order, take};
 use hawser_kv::backup::verify::{Content, directory};
 use hawser_kv::store::database::Database;
 use hawser_kv::store::layout::{self, Counted, Family, Header, Kind, List, Stream};
@@ -155,6 +159,112 @@ fn files(dir: &std::path::Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
+}
+
+/// A folder on the disk that this was built on; what is temporary may be in memory.
+struct OnDisk(PathBuf);
+
+impl OnDisk {
+    fn new(name: &str) -> OnDisk {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("hkv-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        OnDisk(path)
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What of a file is in the page cache, as the kernel says.
+fn cached_bytes(path: &Path) -> u64 {
+    let output = Command::new("fincore").args(["-b", "-n", "-o", "RES"]).arg(path).output();
+    let said = String::from_utf8(output.expect("util-linux has fincore").stdout).expect("text");
+    said.trim().parse().expect("a number")
+}
+
+fn streamed(from: &Path, to: Option<&Path>) -> Streamed {
+    stream(from, to, &mut Meter::new(0, None, &mut |_| {})).expect("a stream")
+}
+
+/// What was not in the page cache is not there afterwards, and what was there stays.
+#[test]
+fn a_stream_goes_around_the_page_cache() {
+    let dir = OnDisk::new("stream");
+    let file = |name: &str| dir.0.join(name);
+    // A whole number of chunks and of blocks, one byte less, one more, one block more, and nothing.
+    for bytes in [2 * CHUNK_BYTES, 2 * CHUNK_BYTES - 1, 2 * CHUNK_BYTES + 1, CHUNK_BYTES + 4096, 0]
+    {
+        let content: Vec<u8> = (0..bytes).map(|at| (at / 7 % 251) as u8).collect();
+        std::fs::write(file("a"), &content).expect("written");
+        let first = streamed(&file("a"), Some(&file("b")));
+        let checks = content.chunks(CHUNK_BYTES).map(crc32c::crc32c).collect();
+        assert_eq!(first, Streamed { bytes: bytes as u64, checks });
+        // The part of a block at its end is written as any other file is.
+        let of_end = 4096 * u64::from(!bytes.is_multiple_of(4096));
+        assert_eq!(cached_bytes(&file("b")), of_end, "{bytes} written");
+
+        assert_eq!(streamed(&file("b"), Some(&file("c"))), first);
+        assert_eq!(streamed(&file("b"), None), first);
+        assert_eq!(cached_bytes(&file("b")), of_end, "{bytes} read");
+
+        assert_eq!(std::fs::read(file("b")).expect("read"), content);
+        let cached = cached_bytes(&file("b"));
+        assert!(cached >= bytes as u64);
+        streamed(&file("b"), None);
+        assert_eq!(cached_bytes(&file("b")), cached, "{bytes} stay");
+        assert_eq!(std::fs::read(file("c")).expect("read"), content);
+        for name in ["a", "b", "c"] {
+            std::fs::remove_file(file(name)).expect("it was made above");
+        }
+    }
+    let error = stream(&file("none"), None, &mut Meter::new(0, None, &mut |_| {}));
+    assert_eq!(error.expect_err("there is none").kind(), std::io::ErrorKind::NotFound);
+}
+
+/// Nor does the walk that makes the digest leave anything of the data there.
+#[test]
+fn a_backup_goes_around_the_page_cache() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    for number in 0..2_000_u64 {
+        // Hardly compressible.
+        let mixed = (1..100).map(|at| (number * 100 + at).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let value: String = mixed.map(|mixed| format!("{mixed:016x}")).collect();
+        client.run(&format!("SET {number} {value}"));
+    }
+    stop(server);
+    let disk = OnDisk::new("backup");
+    let taken = |checkpoint: &Path, name: &str| {
+        let (path, scratch) = (disk.0.join(name), &disk.0.join("scratch"));
+        let order = Order { checkpoint, path: &path, bytes_per_s_max: None, scratch };
+        take(&order, &mut |_| {}).expect("a backup").manifest
+    };
+    let first = taken(&config.dir, "first");
+    let restored = disk.0.join("restored");
+    restore(&disk.0.join("first"), &restored, None, &mut |_| {}).expect("restored");
+    let of_data = || -> (u64, u64) {
+        let files = std::fs::read_dir(restored.join("rocksdb")).expect("a folder");
+        let data = files.map(|entry| entry.expect("an entry").path()).filter(|path| {
+            path.extension().is_some_and(|extension| extension == "sst" || extension == "blob")
+        });
+        data.fold((0, 0), |(bytes, cached), path| {
+            let len = path.metadata().expect("it is there").len();
+            (bytes + len, cached + cached_bytes(&path))
+        })
+    };
+    let (bytes, cached) = of_data();
+    let ends = cached;
+    assert!(bytes > 1 << 20 && ends < bytes / 10, "{ends} of {bytes} after a restore");
+    let second = taken(&restored, "second");
+    assert_eq!((second.keys, &second.digest), (2_000, &first.digest));
+    let (_, cached) = of_data();
+    assert!(cached <= ends, "{cached} of {bytes} after a backup, {ends} before");
 }
 
 /// Rows that no command writes, one after the other, and what is said of each.
