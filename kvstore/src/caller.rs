@@ -29,6 +29,10 @@ impl Caller {
         }
     }
 
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_deref()
+    }
+
     /// Nothing was done.
     pub fn not_taken(mut self) {
         if let Some(client) = self.client.take() {

@@ -28,7 +28,7 @@ use crate::inbox::Inbox;
 use crate::pubsub::Subscriptions;
 use crate::resp::reply::{Protocol, Reply};
 use crate::resp::request::{Parser, ProtocolError, Request};
-use crate::shared::{REDIS_VERSION, Shared};
+use crate::shared::{REDIS_VERSION, RanCommand, Shared};
 use crate::store::database::unix_ms;
 use crate::store::spaces::Selected;
 use crate::store::view::Frozen;
@@ -560,7 +560,13 @@ impl Session {
                 let read = Read { view: &*frozen, now_ms: unix_ms(), shared, args: &args };
                 let (start, began) = (self.reply.len(), Instant::now());
                 let outcome = run(&read, &mut self.reply);
-                shared.ran(facts, &args, began.elapsed(), outcome.is_err());
+                shared.ran(&RanCommand {
+                    facts,
+                    words: &args,
+                    client: Some(&self.client),
+                    took: began.elapsed(),
+                    has_failed: outcome.is_err(),
+                });
                 if let Err(error) = outcome {
                     self.reply.truncate(start);
                     self.refuse(&error.to_string());

@@ -60,6 +60,17 @@ impl Drop for Alarm {
     }
 }
 
+/// A command that ran.
+#[derive(Clone, Copy)]
+pub struct RanCommand<'a> {
+    pub facts: &'a Facts,
+    pub words: &'a [Bytes],
+    /// Who sent it, unless nobody waits for it any more.
+    pub client: Option<&'a Client>,
+    pub took: Duration,
+    pub has_failed: bool,
+}
+
 /// How long a look at the memory of the process is good for: each costs some microseconds.
 const RESIDENT_FOR: Duration = Duration::from_millis(10);
 
@@ -193,10 +204,11 @@ impl Shared {
         self.users.changes() + self.database.spaces().changes()
     }
 
-    /// A command ran: everything that keeps count of it.
-    pub fn ran(&self, facts: &Facts, words: &[Bytes], took: Duration, failed: bool) {
-        self.stats.ran(facts, took, failed);
-        self.slowlog.ran(&self.live, facts, words, took, ("", &Bytes::new()));
+    /// Everything that keeps count of commands.
+    pub fn ran(&self, ran: &RanCommand<'_>) {
+        let RanCommand { facts, words, client, took, has_failed } = *ran;
+        self.stats.ran(facts, took, has_failed);
+        self.slowlog.ran(&self.live, facts, words, took, client);
         let event = if facts.has_flag("fast") { Event::FastCommand } else { Event::Command };
         self.latencies.took(&self.live, event, took);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clients::Client;
 use crate::command::catalogue::Facts;
 use crate::live::Live;
 use crate::store::database::unix_ms;
@@ -43,7 +44,7 @@ impl SlowLog {
         facts: &Facts,
         words: &[Bytes],
         took: Duration,
-        (client, client_name): (&str, &Bytes),
+        client: Option<&Client>,
     ) {
         let micros = took.as_micros() as u64;
         let slow = u64::try_from(live.slower_than_micros()).is_ok_and(|limit| micros >= limit);
@@ -59,8 +60,8 @@ impl SlowLog {
             at_s: unix_ms() / 1000,
             micros,
             words: kept(facts, words),
-            client: client.to_string(),
-            client_name: client_name.clone(),
+            client: client.map(|client| client.addresses.peer.clone()).unwrap_or_default(),
+            client_name: client.map(|client| client.facts().name.clone()).unwrap_or_default(),
         });
         entries.newest_first.truncate(len_max);
     }

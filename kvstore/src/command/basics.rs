@@ -39,7 +39,12 @@ pub fn database(text: &[u8]) -> Result<u8, CommandError> {
 /// There are no functions, so there are none to list and all are gone when they have been flushed.
 pub fn function(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     match read.args {
-        [_, what, ..] if is_word(what, "flush") && read.args.len() <= 3 => reply.ok(),
+        [_, what] if is_word(what, "flush") => reply.ok(),
+        [_, what, how]
+            if is_word(what, "flush") && (is_word(how, "sync") || is_word(how, "async")) =>
+        {
+            reply.ok();
+        }
         [_, what] if is_word(what, "list") => reply.array(0),
         _ => return Err(CommandError::Syntax),
     }

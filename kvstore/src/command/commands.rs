@@ -76,12 +76,16 @@ fn put_facts(reply: &mut Reply, facts: &Facts) {
     facts.first_last_step.iter().for_each(|place| reply.integer((*place).into()));
     reply.set(facts.categories.len());
     facts.categories.iter().for_each(|category| reply.simple(&format!("@{category}")));
-    reply.array(facts.tips.len());
+    reply.set(facts.tips.len());
     facts.tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
-    reply.array(facts.key_specs.len());
+    reply.set(facts.key_specs.len());
     facts.key_specs.iter().for_each(|spec| put_key_spec(reply, spec));
     let subcommands: Vec<&Facts> = subcommands(facts).collect();
-    reply.array(subcommands.len());
+    match subcommands.len() {
+        // So Redis writes that there are none.
+        0 => reply.set(0),
+        count => reply.array(count),
+    }
     subcommands.into_iter().for_each(|facts| put_facts(reply, facts));
 }
 

@@ -28,44 +28,87 @@ const COMMANDS: &[(&str, i16, Run)] = &[
 /// A setting that changes while the server runs.
 struct Parameter {
     name: &'static str,
+    unit: Unit,
     get: fn(&Live) -> i64,
     set: fn(&Live, i64),
     range: (i64, i64),
 }
 
+/// How a value is written.
+#[derive(Clone, Copy)]
+enum Unit {
+    Number,
+    /// Bytes, perhaps with a unit behind them.
+    Memory,
+}
+
+impl Unit {
+    fn parse(self, text: &[u8]) -> Result<i64, &'static str> {
+        match self {
+            Unit::Number => {
+                resp::integer(text).ok_or("argument couldn't be parsed into an integer")
+            }
+            Unit::Memory => memory(text).ok_or("argument must be a memory value"),
+        }
+    }
+}
+
+/// Bytes as Redis reads them: `100mb` are 100 * 1024 * 1024, and `100m` are 100,000,000.
+fn memory(text: &[u8]) -> Option<i64> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: i64 = match unit.to_ascii_lowercase().as_slice() {
+        b"" | b"b" => 1,
+        b"k" => 1000,
+        b"kb" => 1 << 10,
+        b"m" => 1_000_000,
+        b"mb" => 1 << 20,
+        b"g" => 1_000_000_000,
+        b"gb" => 1 << 30,
+        _ => return None,
+    };
+    std::str::from_utf8(number).ok()?.parse::<i64>().ok()?.checked_mul(factor)
+}
+
 const LIVE: &[Parameter] = &[
     Parameter {
         name: "latency-monitor-threshold",
+        unit: Unit::Number,
         get: |live| live.latency_threshold_ms() as i64,
         set: |live, value| live.set_latency_threshold_ms(value as u64),
         range: (0, i64::MAX),
     },
     Parameter {
         name: "maxclients",
+        unit: Unit::Number,
         get: |live| live.connections_max() as i64,
         set: |live, value| live.set_connections_max(value as usize),
         range: (1, i64::MAX),
     },
     Parameter {
         name: "maxmemory",
+        unit: Unit::Memory,
         get: |live| live.memory_bytes_max() as i64,
         set: |live, value| live.set_memory_bytes_max(value as u64),
         range: (0, i64::MAX),
     },
     Parameter {
         name: "slowlog-log-slower-than",
+        unit: Unit::Number,
         get: |live| live.slower_than_micros(),
         set: |live, value| live.set_slower_than_micros(value),
         range: (-1, i64::MAX),
     },
     Parameter {
         name: "slowlog-max-len",
+        unit: Unit::Number,
         get: |live| live.slowlog_len_max() as i64,
         set: |live, value| live.set_slowlog_len_max(value as usize),
         range: (0, SLOWLOG_LEN_MAX as i64),
     },
     Parameter {
         name: "stream-node-max-entries",
+        unit: Unit::Number,
         get: |live| live.stream_node_entries() as i64,
         set: |live, value| live.set_stream_node_entries(value as u64),
         range: (1, i64::MAX),
@@ -75,8 +118,8 @@ const LIVE: &[Parameter] = &[
 /// Settings that choose how Redis lays values out in memory, with what they are there. Each older name
 /// stands before the one it is another name of.
 const ENCODINGS: &[(&str, &str, &str)] = &[
-    ("hash-max-ziplist-entries", "hash-max-listpack-entries", "128"),
-    ("hash-max-listpack-entries", "hash-max-listpack-entries", "128"),
+    ("hash-max-ziplist-entries", "hash-max-listpack-entries", "512"),
+    ("hash-max-listpack-entries", "hash-max-listpack-entries", "512"),
     ("hash-max-ziplist-value", "hash-max-listpack-value", "64"),
     ("hash-max-listpack-value", "hash-max-listpack-value", "64"),
     ("list-compress-depth", "list-compress-depth", "0"),
@@ -176,7 +219,7 @@ fn set(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     let pairs = &read.args[2..];
     let bad = |name: &Bytes| CommandError::ConfigUnknown(shown(name));
     if !pairs.len().is_multiple_of(2) {
-        return Err(CommandError::Arguments("config|set"));
+        return Err(CommandError::Syntax);
     }
     let mut changes: Vec<Change> = Vec::new();
     let mut names: Vec<Vec<u8>> = Vec::new();
@@ -211,8 +254,7 @@ impl Change {
     fn of(shared: &Shared, name: &[u8], value: &Bytes) -> Result<Option<Change>, String> {
         let is_it = |known: &str| known.as_bytes() == name;
         if let Some(parameter) = LIVE.iter().find(|known| is_it(known.name)) {
-            let number = resp::integer(value)
-                .ok_or_else(|| "argument couldn't be parsed into an integer".to_string())?;
+            let number = parameter.unit.parse(value)?;
             let (from, to) = parameter.range;
             return match (from..=to).contains(&number) {
                 true => Ok(Some(Change::Live(parameter, number))),

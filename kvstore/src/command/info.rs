@@ -54,7 +54,7 @@ pub fn info(read: &Read<'_>, reply: &mut Reply) -> Outcome {
             put(read, &mut text);
         }
     }
-    reply.bulk(text.as_bytes());
+    reply.verbatim(text.as_bytes());
     Ok(())
 }
 

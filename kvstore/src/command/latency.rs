@@ -85,7 +85,7 @@ fn graph(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         text.extend(samples.iter().map(mark));
         text.push('\n');
     }
-    reply.bulk(text.as_bytes());
+    reply.verbatim(text.as_bytes());
     Ok(())
 }
 
@@ -101,7 +101,7 @@ fn doctor(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         (_, true) => format!("Nothing took {threshold_ms} ms or longer.\n"),
         (_, false) => all.iter().map(|(name, series)| advice(name, series)).collect(),
     };
-    reply.bulk(text.as_bytes());
+    reply.verbatim(text.as_bytes());
     Ok(())
 }
 

@@ -91,7 +91,7 @@ fn doctor(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         text += &format!("{name}: {bytes} bytes, bounded by {by}\n");
     }
     text += "Values are on disk; MEMORY USAGE shows what they take there.\n";
-    reply.bulk(text.as_bytes());
+    reply.verbatim(text.as_bytes());
     Ok(())
 }
 

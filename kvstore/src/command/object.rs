@@ -12,7 +12,8 @@ type Outcome = Result<(), CommandError>;
 
 /// Where Redis changes from one encoding to the next.
 const EMBEDDED_BYTES_MAX: usize = 44;
-const LISTPACK_MEMBERS_MAX: u64 = 128;
+const LISTPACK_FIELDS_MAX: u64 = 512;
+const LISTPACK_SCORED_MAX: u64 = 128;
 const LISTPACK_BYTES_MAX: usize = 64;
 const INTSET_MEMBERS_MAX: u64 = 512;
 
@@ -76,7 +77,9 @@ fn encoding(read: &Read<'_>, live: &Live) -> Result<&'static str, CommandError> 
                 let value = if kind == Kind::Hash { value } else { &[] };
                 member.len().max(value.len()) <= LISTPACK_BYTES_MAX
             };
-            match all(read, find()?, LISTPACK_MEMBERS_MAX, &is_small)? {
+            let members_max =
+                if kind == Kind::Hash { LISTPACK_FIELDS_MAX } else { LISTPACK_SCORED_MAX };
+            match all(read, find()?, members_max, &is_small)? {
                 true => "listpack",
                 false if kind == Kind::Hash => "hashtable",
                 false => "skiplist",

@@ -51,26 +51,41 @@ impl Session {
             false => addresses.peer.clone(),
         };
         let mut line = format!("+{}.{:06} [{database} {from}]", now.as_secs(), now.subsec_micros());
-        let is_secret = secrets(args);
+        let secrets = secrets(args);
         for (index, arg) in args.iter().enumerate() {
             line.push(' ');
-            put_quoted(&mut line, if is_secret(index) { b"(redacted)" } else { arg });
+            put_quoted(&mut line, if secrets.contains(&index) { b"(redacted)" } else { arg });
         }
         line.push_str("\r\n");
         line
     }
 }
 
-/// Which words of a command are a password or belong to one.
-fn secrets(args: &[Bytes]) -> impl Fn(usize) -> bool {
-    let from = match &args[0][..] {
-        name if is_word(name, "auth") => Some(1),
-        name if is_word(name, "hello") => {
-            args.iter().position(|arg| is_word(arg, "auth")).map(|auth| auth + 1)
+/// The places of words that are a password or belong to one.
+fn secrets(args: &[Bytes]) -> Vec<usize> {
+    match &args[0][..] {
+        name if is_word(name, "auth") => (1..args.len()).collect(),
+        name if is_word(name, "hello") => secrets_of_hello(args),
+        _ => Vec::new(),
+    }
+}
+
+/// Option by option, since a name may be `auth`, too.
+fn secrets_of_hello(args: &[Bytes]) -> Vec<usize> {
+    let (mut found, mut at) = (Vec::new(), 2);
+    while let Some(option) = args.get(at) {
+        if is_word(option, "auth") {
+            found.extend([at + 1, at + 2]);
+            at += 3;
+        } else if is_word(option, "setname") {
+            at += 2;
+        } else {
+            // What nobody knows may have been meant as a password.
+            found.extend(at..args.len());
+            break;
         }
-        _ => None,
-    };
-    move |index| from.is_some_and(|from| (from..from + 2).contains(&index))
+    }
+    found
 }
 
 /// In quotes, as Redis prints values.

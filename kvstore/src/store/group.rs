@@ -21,7 +21,7 @@ use crate::command::{Read, Write, find};
 use crate::config::Durability;
 use crate::inbox::Post;
 use crate::resp::reply::Reply;
-use crate::shared::Shared;
+use crate::shared::{RanCommand, Shared};
 
 /// A group ends when it holds so much; all are soft, the first by at most one job and the others by what
 /// one transaction or one command may change or answer. So a record has a limit, which the log asserts.
@@ -171,7 +171,7 @@ impl<'d, 'w> Group<'d, 'w> {
         };
         while run < commands.len() && reply.len() < ANSWER_BYTES_MAX && !is_full(self) {
             let start = self.overlay.start(self.shared.config.changes_bytes_max());
-            self.execute(&commands[run], Patience::Never, &mut reply);
+            self.execute(&commands[run], &caller, Patience::Never, &mut reply);
             self.wake(start);
             run += 1;
         }
@@ -189,7 +189,7 @@ impl<'d, 'w> Group<'d, 'w> {
                 own.push(reply.len());
                 continue;
             }
-            self.execute(queued, Patience::Never, &mut reply);
+            self.execute(queued, &caller, Patience::Never, &mut reply);
             if self.overlay.is_overfull() {
                 self.overlay.undo_to(start);
                 own.clear();
@@ -212,7 +212,7 @@ impl<'d, 'w> Group<'d, 'w> {
 
     fn may_wait(&mut self, client: u64, command: &Queued, mut reply: Reply, caller: Caller) {
         let start = self.overlay.start(self.shared.config.changes_bytes_max());
-        match self.execute(command, Patience::Waits, &mut reply) {
+        match self.execute(command, &caller, Patience::Waits, &mut reply) {
             Flow::Answered => {}
             Flow::HandsOver(order) => {
                 let answer =
@@ -324,7 +324,8 @@ impl<'d, 'w> Group<'d, 'w> {
         let waiter = self.waiters.remove(ticket).expect("the caller has seen it");
         let mut reply = Reply::bounded(waiter.protocol, self.shared.config.output_bytes_max);
         let start = self.overlay.start(self.shared.config.changes_bytes_max());
-        let flow = self.execute(&waiter.queued, Patience::Woken(layout::user_key(key)), &mut reply);
+        let patience = Patience::Woken(layout::user_key(key));
+        let flow = self.execute(&waiter.queued, &waiter.caller, patience, &mut reply);
         if let Flow::Waits(_) = flow {
             return self.waiters.put_back(ticket, waiter);
         }
@@ -338,7 +339,13 @@ impl<'d, 'w> Group<'d, 'w> {
     }
 
     /// Runs one command. What it would answer beyond its result, it does not keep.
-    fn execute(&mut self, queued: &Queued, patience: Patience<'_>, reply: &mut Reply) -> Flow {
+    fn execute(
+        &mut self,
+        queued: &Queued,
+        caller: &Caller,
+        patience: Patience<'_>,
+        reply: &mut Reply,
+    ) -> Flow {
         let (start, before) = (reply.len(), self.overlay.savepoint());
         let (now_ms, shared, args) = (self.now_ms, self.shared, &queued.args[..]);
         let (overlay, began) = (&mut self.overlay, Instant::now());
@@ -362,7 +369,13 @@ impl<'d, 'w> Group<'d, 'w> {
             false => outcome,
         };
         if !matches!(outcome, Ok(Flow::Waits(_))) {
-            shared.ran(queued.facts, args, began.elapsed(), outcome.is_err());
+            shared.ran(&RanCommand {
+                facts: queued.facts,
+                words: args,
+                client: caller.client(),
+                took: began.elapsed(),
+                has_failed: outcome.is_err(),
+            });
         }
         if self.overlay.bytes() != before.bytes() {
             let wanted = shared.durability_of(queued.selected.namespace);

@@ -15,6 +15,9 @@ use crate::command::table;
 /// Patterns and passwords of one user, at most.
 pub const LISTED_MAX: usize = 1024;
 
+const SANITIZES: &str = "sanitize-payload";
+const SKIPS_SANITIZING: &str = "skip-sanitize-payload";
+
 /// Why a rule was not taken; the texts are Redis's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RuleError {
@@ -74,8 +77,8 @@ pub struct User {
     pub name: String,
     pub is_on: bool,
     pub needs_no_password: bool,
-    /// A word that Redis's users have; there is nothing here that it changes.
-    skips_sanitizing: bool,
+    /// A word that Redis's users have once it was said; there is nothing here that it changes.
+    sanitizing: Option<&'static str>,
     /// SHA-256 in hexadecimal.
     passwords: Vec<String>,
     keys: Patterns<KeyPattern>,
@@ -114,7 +117,7 @@ impl User {
             name: name.to_string(),
             is_on: false,
             needs_no_password: false,
-            skips_sanitizing: false,
+            sanitizing: None,
             passwords: Vec::new(),
             keys: Patterns::These(Vec::new()),
             channels: Patterns::These(Vec::new()),
@@ -159,12 +162,14 @@ impl User {
             (_, None) => {}
             ("on", _) => self.is_on = true,
             ("off", _) => self.is_on = false,
-            ("skip-sanitize-payload", _) => self.skips_sanitizing = true,
-            ("sanitize-payload", _) => self.skips_sanitizing = false,
+            (SKIPS_SANITIZING, _) => self.sanitizing = Some(SKIPS_SANITIZING),
+            (SANITIZES, _) => self.sanitizing = Some(SANITIZES),
             ("nopass", _) => (self.needs_no_password, self.passwords) = (true, Vec::new()),
             ("resetpass", _) => (self.needs_no_password, self.passwords) = (false, Vec::new()),
             ("clearselectors", _) => {}
-            ("reset", _) => *self = User::new(&self.name),
+            ("reset", _) => {
+                *self = User { sanitizing: Some(SANITIZES), ..User::new(&self.name) };
+            }
             ("allkeys" | "~*", _) => self.keys = Patterns::All,
             ("resetkeys", _) => self.keys = Patterns::These(Vec::new()),
             ("allchannels" | "&*", _) => self.channels = Patterns::All,
@@ -348,11 +353,9 @@ impl User {
     }
 
     pub fn flags(&self) -> Vec<&'static str> {
-        let sanitize =
-            if self.skips_sanitizing { "skip-sanitize-payload" } else { "sanitize-payload" };
         let mut flags = vec![if self.is_on { "on" } else { "off" }];
         flags.extend(self.needs_no_password.then_some("nopass"));
-        flags.push(sanitize);
+        flags.extend(self.sanitizing);
         flags
     }
 

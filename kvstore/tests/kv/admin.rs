@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use hawser_kv::{Config, Handle};
 
 use crate::differential::Oracle;
-use crate::support::{Client, TempDir, Value, config, start, stop};
+use crate::support::{Client, TempDir, Value, config, start, stop, until};
 
 fn ok() -> Value {
     Value::Simple("OK".into())
@@ -101,6 +101,14 @@ fn settings_that_change_live_and_those_that_do_not() {
     );
     let Value::Array(two) = client.run("CONFIG GET save appendonly") else { panic!("no pairs") };
     assert_eq!(two.len(), 4);
+    for (written, bytes) in
+        [("200gb", 200 << 30), ("200G", 200_000_000_000u64), ("9Kb", 9 << 10), ("0b", 0)]
+    {
+        let answer = client.run(&format!("CONFIG SET maxmemory {written}"));
+        let is_set = client.run("CONFIG GET maxmemory") == pair("maxmemory", &bytes.to_string());
+        // With 9 KiB everything is refused that may need memory; CONFIG is not.
+        assert!(answer == ok() && is_set, "{written}: {answer:?}");
+    }
     // Everything is checked first.
     for (wrong, why) in [
         (
@@ -113,6 +121,11 @@ fn settings_that_change_live_and_those_that_do_not() {
         ("slowlog-max-len 100001", "must be between 0 and 100000"),
         ("slowlog-max-len x", "couldn't be parsed into an integer"),
         ("slowlog-max-len", "wrong number of arguments for 'config|set'"),
+        ("slowlog-max-len 6 maxmemory", "syntax error"),
+        ("slowlog-max-len 6 maxmemory 1tb", "argument must be a memory value"),
+        ("slowlog-max-len 6 maxmemory mb", "argument must be a memory value"),
+        ("slowlog-max-len 6 maxmemory -1", "argument must be a memory value"),
+        ("slowlog-max-len 6 maxmemory 9999999999gb", "argument must be a memory value"),
     ] {
         let error = client.run(&format!("CONFIG SET {wrong}")).text();
         assert!(error.contains(why), "{wrong}: {error}");
@@ -167,6 +180,67 @@ fn slow_commands_are_listed_without_secrets() {
     assert_eq!(client.run("SLOWLOG LEN"), Value::Integer(0));
     let error = "ERR count should be greater than or equal to -1";
     assert_eq!(client.run("SLOWLOG GET -2"), Value::Error(error.into()));
+    stop(server);
+}
+
+/// Whoever runs the command, the thread of the connection or the writer, now or after a wait.
+#[test]
+fn slow_commands_are_listed_with_their_client() {
+    let dir = TempDir::new();
+    let config = Config { listen: "127.0.0.1:0".into(), ..config(&dir) };
+    let server = start(&config);
+    let mut client = Client::tcp(&server.address().expect("it listens").to_string());
+    let mut other = Client::unix(&config.unix);
+    assert_eq!(client.run("CLIENT SETNAME slow-one"), ok());
+    let shown = client.run("CLIENT INFO").text();
+    let address = shown.split(' ').find_map(|word| word.strip_prefix("addr=")).expect("an address");
+    assert_eq!(other.run("CONFIG SET slowlog-log-slower-than 0"), ok());
+    client.run("GET a");
+    client.run("SET a 1");
+    client.send(b"BLPOP l 0\r\n");
+    until("blocked", || {
+        let facts = info(&mut other, "INFO clients");
+        (facts["Clients"]["blocked_clients"] == "1").then_some(())
+    });
+    other.run("RPUSH l 1");
+    client.receive();
+    let Value::Array(entries) = other.run("SLOWLOG GET -1") else { panic!("no entries") };
+    for command in ["GET", "SET", "BLPOP"] {
+        let entry = entries.iter().find_map(|entry| {
+            let Value::Array(fields) = entry else { panic!("no entry") };
+            let Value::Array(words) = &fields[3] else { panic!("no words") };
+            (words[0].text() == command).then_some(fields)
+        });
+        let entry = entry.unwrap_or_else(|| panic!("no {command} in {entries:?}"));
+        assert_eq!((&*entry[4].text(), &*entry[5].text()), (address, "slow-one"), "{command}");
+    }
+    stop(server);
+}
+
+/// What is text for people says so in the new protocol.
+#[test]
+fn texts_are_of_the_type_that_redis_gives_them() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let (mut ours, mut theirs) = (Client::unix(&config.unix), oracle.connect());
+    let kind = |value: &Value| std::mem::discriminant(value);
+    for protocol in ["HELLO 2", "HELLO 3"] {
+        ours.run(protocol);
+        theirs.run(protocol);
+        for command in [
+            "INFO server",
+            "INFO nosuch",
+            "MEMORY DOCTOR",
+            "LATENCY DOCTOR",
+            "CLIENT LIST",
+            "CLIENT INFO",
+        ] {
+            let (ours, theirs) = (ours.run(command), theirs.run(command));
+            assert_eq!(kind(&ours), kind(&theirs), "{protocol}, {command}: {ours:?} {theirs:?}");
+        }
+    }
     stop(server);
 }
 

@@ -300,9 +300,15 @@ fn a_monitor_sees_what_others_run() {
     let mut client = Client::tcp(&server.address().expect("it listens").to_string());
     let peer = client.run("CLIENT INFO").text();
     let peer = peer.split(' ').find_map(|word| word.strip_prefix("addr=")).expect("an address");
-    for command in
-        ["SET a \"\u{1}\u{e9}\"", "AUTH secret", "CONFIG GET x", "MULTI", "INCR n", "EXEC"]
-    {
+    for command in [
+        "SET a \"\u{1}\u{e9}\"",
+        "AUTH secret",
+        "HELLO 2 SETNAME auth AUTH default secret",
+        "CONFIG GET x",
+        "MULTI",
+        "INCR n",
+        "EXEC",
+    ] {
         client.run(command);
     }
     client.run("GET end");
@@ -317,6 +323,7 @@ fn a_monitor_sees_what_others_run() {
         "\"CLIENT\" \"INFO\"",
         "\"SET\" \"a\" \"\\\"\\x01\\xc3\\xa9\\\"\"",
         "\"AUTH\" \"(redacted)\"",
+        "\"HELLO\" \"2\" \"SETNAME\" \"auth\" \"AUTH\" \"(redacted)\" \"(redacted)\"",
         "\"MULTI\"",
         "\"INCR\" \"n\"",
         "\"EXEC\"",

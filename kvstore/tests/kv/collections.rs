@@ -8,6 +8,7 @@ use hawser_kv::store::layout::{self, Counted, Family, Header, Kind};
 use hawser_kv::store::overlay::Overlay;
 use hawser_kv::store::settings::BLOB_BYTES_MIN;
 
+use crate::differential::Oracle;
 use crate::support::{Client, Random, TempDir, Value, config, encode, start, stop, until};
 
 fn texts(value: Value) -> Vec<String> {
@@ -31,6 +32,36 @@ fn run_all(client: &mut Client, commands: &[Vec<String>]) {
 fn numbered(count: usize, command: &dyn Fn(usize) -> String) -> Vec<Vec<String>> {
     let words = |text: String| text.split(' ').map(str::to_string).collect();
     (0..count).map(|number| words(command(number))).collect()
+}
+
+/// Where Redis changes from one encoding to the next, with its settings as they come.
+#[test]
+fn encodings_are_those_of_redis() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let mut both = [Client::unix(&config.unix), oracle.connect()];
+    for (kind, count) in [
+        ("HSET", 512),
+        ("HSET", 513),
+        ("ZADD", 128),
+        ("ZADD", 129),
+        ("SADD", 512),
+        ("SADD", 513),
+        ("RPUSH", 1),
+    ] {
+        let key = format!("{kind}:{count}");
+        let mut words = vec![kind.to_owned(), key.clone()];
+        let width = if matches!(kind, "HSET" | "ZADD") { 2 } else { 1 };
+        words.extend((0..count * width).map(|number: usize| number.to_string()));
+        let [ours, theirs] = both.each_mut().map(|client| {
+            assert_eq!(client.call(&words), Value::Integer(count as i64), "{key}");
+            client.run(&format!("OBJECT ENCODING {key}")).text()
+        });
+        assert_eq!(ours, theirs, "{key}");
+    }
+    stop(server);
 }
 
 /// The sum of squared differences from an even distribution, over what is expected (chi-square).

@@ -174,6 +174,27 @@ fn comparable(command: &Value) -> Value {
     Value::Array(fields)
 }
 
+/// In the new protocol, which has more types, the fields of a command are of Redis's.
+#[test]
+fn command_has_the_types_that_redis_gives() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let (mut ours, mut theirs) = (Client::unix(&config.unix), oracle.connect());
+    let kinds = |answer: &Value| -> Vec<_> {
+        items(&items(answer)[0]).iter().map(std::mem::discriminant).collect()
+    };
+    ours.run("HELLO 3");
+    theirs.run("HELLO 3");
+    for name in ["get", "xgroup", "xgroup|create", "ping", "zunion", "client"] {
+        let ask = format!("COMMAND INFO {name}");
+        let (ours, theirs) = (ours.run(&ask), theirs.run(&ask));
+        assert_eq!(kinds(&ours), kinds(&theirs), "{name}: {ours:?} {theirs:?}");
+    }
+    stop(server);
+}
+
 #[test]
 fn command_answers_as_redis_does() {
     let dir = TempDir::new();

@@ -20,6 +20,7 @@ pub enum Value {
     Error(String),
     Integer(i64),
     Bulk(Vec<u8>),
+    Verbatim(Vec<u8>),
     Null,
     NullArray,
     /// As it came, since how it is written is part of the answer.
@@ -33,7 +34,9 @@ impl Value {
     pub fn text(&self) -> String {
         match self {
             Value::Simple(text) | Value::Error(text) => text.clone(),
-            Value::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Value::Bulk(bytes) | Value::Verbatim(bytes) => {
+                String::from_utf8_lossy(bytes).into_owned()
+            }
             other => panic!("no text: {other:?}"),
         }
     }
@@ -113,7 +116,7 @@ impl Client {
             b'=' => {
                 let mut bytes = vec![0; number() as usize + 2];
                 self.stream.read_exact(&mut bytes).ok()?;
-                Value::Bulk(bytes[4..bytes.len() - 2].to_vec())
+                Value::Verbatim(bytes[4..bytes.len() - 2].to_vec())
             }
             b'*' | b'>' => {
                 let items = (0..number()).map(|_| self.try_receive());

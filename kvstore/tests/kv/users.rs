@@ -123,6 +123,29 @@ fn rules_mean_what_they_mean_to_redis() {
     stop(server);
 }
 
+/// Its order of commands is Redis's own; the flags are the same.
+#[test]
+fn a_user_has_the_flags_that_redis_gives_it() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let oracle = Oracle::start();
+    let mut both = [Client::unix(&config.unix), oracle.connect()];
+    let rules = ["on", "nopass", "sanitize-payload", "skip-sanitize-payload", "off", "reset"];
+    for rule in rules {
+        for user in ["default", "ann"] {
+            let [ours, theirs] = both.each_mut().map(|client| {
+                client.run(&format!("ACL SETUSER ann {rule}"));
+                let facts = client.run(&format!("ACL GETUSER {user}"));
+                let Value::Array(facts) = facts else { panic!("no user: {facts:?}") };
+                facts[1].clone()
+            });
+            assert_eq!(ours, theirs, "left is ours: {user}, after {rule}");
+        }
+    }
+    stop(server);
+}
+
 #[test]
 fn a_user_is_held_to_its_rules() {
     let dir = TempDir::new();
