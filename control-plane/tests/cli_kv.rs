@@ -1,11 +1,15 @@
 //! `hawser kv load` and `dump` between a real redis-server and a store.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use hawser_kv::rdb::payload;
+use hawser_kv::rdb::reader::{Event, Reader};
+use hawser_kv::rdb::value::Piece;
 use hawser_kv::{Config, Handle, Server};
 use redis::Value;
 
@@ -339,6 +343,82 @@ fn a_live_redis_is_taken_over_and_followed() {
     assert_eq!(failure["key"].as_str().unwrap().to_uppercase(), "SETBIT BITS");
 }
 
+/// Of a damaged file no part of a value stays, and it is said how far it went.
+#[test]
+fn what_comes_before_damage_is_loaded() {
+    let redis = Redis::start(TempDir::new());
+    let mut theirs = redis.connect();
+    let many: Vec<String> =
+        (0..20_000).map(|number| format!("element-{number}-0123456789")).collect();
+    run(&mut theirs, &format!("RPUSH large {}", many.join(" ")));
+    let whole = std::fs::read(redis.save()).unwrap();
+    let store = Store::start(|config| config);
+    run(&mut store.connect(), "SET other value");
+    let bad = store.dir.join("bad.rdb");
+    std::fs::write(&bad, &whole[..whole.len() - 1000]).unwrap();
+    let (_, text) = failed(&["kv", "load", bad.to_str().unwrap(), "--to", &store.address()]);
+    assert!(text.contains("ends too early; 0 keys before that are loaded"), "{text}");
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut store.connect()).unwrap();
+    assert_eq!(keys, ["other"]);
+}
+
+/// A store in which somebody gives the key another expiry each time that it was asked for it, twice.
+fn changing_store(listener: TcpListener) {
+    let (stream, _) = listener.accept().unwrap();
+    let mut input = BufReader::new(stream.try_clone().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        input.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    let (mut output, mut expiries) = (stream, ["-1", "4102444800000"].into_iter());
+    loop {
+        let head = line();
+        let Some(count) = head.strip_prefix('*') else { return };
+        let words: Vec<String> = (0..count.parse::<usize>().unwrap())
+            .map(|_| {
+                line();
+                line()
+            })
+            .collect();
+        let answer = match &*words[0] {
+            "INFO" => "$17\r\nhawser_kv_version\r\n".to_owned(),
+            "DBSIZE" => ":1\r\n".to_owned(),
+            "SCAN" => "*2\r\n$1\r\n0\r\n*1\r\n$1\r\nk\r\n".to_owned(),
+            "PEXPIRETIME" => format!(":{}\r\n", expiries.next().unwrap_or("4102444800456")),
+            "DUMP" => {
+                let payload = payload::of(&[Piece::String(b"v".to_vec())]);
+                output.write_all(format!("${}\r\n", payload.len()).as_bytes()).unwrap();
+                output.write_all(&payload).unwrap();
+                "\r\n".to_owned()
+            }
+            _ => "+OK\r\n".to_owned(),
+        };
+        output.write_all(answer.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn a_dumped_key_has_the_expiry_of_its_value() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let from = format!("redis://{}/0", listener.local_addr().unwrap());
+    let store = std::thread::spawn(|| changing_store(listener));
+    let dir = TempDir::new();
+    let out = dir.join("dump.rdb");
+    let done = succeeded(&["kv", "dump", out.to_str().unwrap(), "--from", &from, "--json"]);
+    assert_eq!(done["keys"], 1);
+    let bytes = std::fs::read(&out).unwrap();
+    let mut reader = Reader::open(&bytes[..], 1 << 20).unwrap();
+    let mut found = None;
+    while let Some(event) = reader.next_event().unwrap() {
+        if let Event::Key(key) = event {
+            found = Some((key.name, key.expires_at_ms));
+        }
+    }
+    assert_eq!(found, Some((b"k".to_vec(), Some(4_102_444_800_456))));
+    store.join().unwrap();
+}
+
 fn failed(words: &[&str]) -> (Output, String) {
     let output = hawser(words).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{words:?}");
@@ -401,7 +481,7 @@ fn what_stands_in_the_way_is_said() {
         let (code, text) = load(path.to_str().unwrap(), Some("secret"));
         assert!(code == Some(1) && text.contains(says), "{text}");
     };
-    check(&whole[..whole.len() - 3], "ends too early");
+    check(&whole[..whole.len() - 3], "ends too early; 1 keys before that are loaded");
     check(&[&whole[..20], &[255], &whole[21..]].concat(), "at byte ");
     check(b"SQLite format 3", "no RDB file");
     let (code, text) = load("/nonexistent/file.rdb", Some("secret"));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -369,6 +370,14 @@ fn killed_in_the_middle_nothing_half_done_is_taken_for_whole() {
     store.json(&["restore", "backups/one", "restored/here"]);
     assert_eq!(names("restored"), ["here"]);
     store.json(&["verify", "restored/here"]);
+
+    let dump = ["dump", "out/file.rdb", "--one-moment"];
+    fs::create_dir(store.path("out")).unwrap();
+    kill_when(&store, &dump, "making its store", || !names("scratch").is_empty());
+    assert_eq!(names("out"), ["file.rdb.partial"]);
+    store.json(&dump);
+    assert_eq!(names("out"), ["file.rdb"]);
+    assert_eq!(store.json(&["checkpoint", "list"])["checkpoints"], Value::Array(vec![]));
     assert!(names("scratch").is_empty(), "{:?}", names("scratch"));
 }
 
@@ -393,12 +402,27 @@ fn what_stands_in_the_way_is_said() {
     let wrong = store.command(&["get", "a"]).env("HAWSER_KV_PASSWORD", "wrong").output().unwrap();
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(said.contains("/s: ERR AUTH <password> called without any"), "{said}");
-    let usage = store.command(&["verify", "--deep", "data"]).output().unwrap();
-    assert_eq!(usage.status.code(), Some(2));
-    // Into an empty directory, which exists, it restores.
+    for line in [
+        &["verify", "--deep", "data"][..],
+        &["checkpoint", "add", "held-one"],
+        &["load", "dump.rdb", "--follow"],
+    ] {
+        let usage = store.command(line).output().unwrap();
+        assert_eq!(usage.status.code(), Some(2), "{line:?}");
+    }
+    // Into an empty directory, which exists, it restores, and keeps out whom that kept out.
     fs::create_dir(store.path("empty")).unwrap();
+    fs::set_permissions(store.path("empty"), fs::Permissions::from_mode(0o710)).unwrap();
     store.json(&["restore", "backups/one", "empty"]);
     assert!(store.path("empty/format").exists());
+    assert_eq!(store.path("empty").metadata().unwrap().permissions().mode() & 0o777, 0o710);
+    check(&["dump", "backups"], "backups is a directory; name a file in it");
+    let partial = fs::File::create(store.path("two.rdb.partial")).unwrap();
+    partial.lock().unwrap();
+    check(&["dump", "two.rdb"], "two.rdb.partial is being written by another process");
+    drop(partial);
+    store.json(&["dump", "two.rdb"]);
+    assert!(!store.path("two.rdb.partial").exists());
     // A folder that another backup uses is left alone.
     let folder = fs::File::open(store.path("backups")).unwrap();
     folder.lock().unwrap();

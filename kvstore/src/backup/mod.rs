@@ -5,6 +5,7 @@
 //! stream     reading and writing large files: checksums, rate, progress
 //! take       from a checkpoint to a backup
 //! restore    from a backup to a data directory
+//! scratch    a folder that goes with the process
 //! still      opening the data of a store that nobody runs, and changing nothing of it
 //! audit      walking over everything that is live: a digest, and what does not fit together
 //! verify     whether a backup or a data directory is good
@@ -23,6 +24,7 @@
 pub mod audit;
 pub mod manifest;
 pub mod restore;
+pub mod scratch;
 pub mod still;
 pub mod stream;
 pub mod take;
@@ -44,7 +46,7 @@ const UNFINISHED: &str = ".unfinished";
 /// Why a backup was not taken, restored or verified. Each text says what to do.
 #[derive(Debug, Error)]
 pub enum BackupError {
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), advice(error))]
     Io { path: PathBuf, error: io::Error },
     #[error("{} is being used by another backup or restore; wait until it is done", .0.display())]
     InUse(PathBuf),
@@ -52,6 +54,11 @@ pub enum BackupError {
     Exists(PathBuf),
     #[error("{} is not empty; restore into a directory that is, or that does not exist", .0.display())]
     NotEmpty(PathBuf),
+    #[error(
+        "{} is where a file system is mounted, which a restore cannot put its directory in place of; \
+         restore into a directory in it", .0.display()
+    )]
+    MountPoint(PathBuf),
     #[error("{} is no backup: there is no `{MANIFEST}` in it", .0.display())]
     NoBackup(PathBuf),
     #[error(transparent)]
@@ -60,6 +67,16 @@ pub enum BackupError {
     Damaged(Damage),
     #[error(transparent)]
     Still(#[from] StillError),
+}
+
+/// What to do about it, where that is not plain.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there and run this again, nothing half done is left"
+        }
+        _ => "",
+    }
 }
 
 fn io_error(path: &Path, error: io::Error) -> BackupError {

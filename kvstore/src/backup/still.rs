@@ -8,12 +8,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rocksdb::{DB, Options};
 use thiserror::Error;
 
 use super::audit::{self, Audit, Unreadable};
+use super::scratch::Scratch;
 use super::stream::{Meter, can_go_around};
 use crate::store::database::{Database, Reads, StoreError, database_dir};
 use crate::store::directory::{self, DirectoryError};
@@ -45,7 +45,7 @@ pub enum StillError {
 pub struct Still {
     database: Option<Database>,
     dir: PathBuf,
-    scratch: PathBuf,
+    scratch: Scratch,
     sequence: u64,
     torn: Option<Cut>,
 }
@@ -54,10 +54,7 @@ impl Still {
     /// `scratch` is a directory in which the folder is made.
     pub fn open(dir: &Path, scratch: &Path) -> Result<Still, StillError> {
         directory::check_format(dir)?;
-        static LAST: AtomicU32 = AtomicU32::new(0);
-        let number = LAST.fetch_add(1, Relaxed);
-        let scratch = scratch.join(format!("hawser-kv-scratch-{}-{number}", std::process::id()));
-        // From here on it is removed, whatever happens.
+        let scratch = Scratch::new(scratch).map_err(|error| io_error(scratch, error))?;
         let (dir, database, torn) = (dir.to_path_buf(), None, None);
         let mut still = Still { database, dir, scratch, sequence: 0, torn };
         still.fill()?;
@@ -65,10 +62,9 @@ impl Still {
     }
 
     fn fill(&mut self) -> Result<(), StillError> {
-        fs::create_dir_all(&self.scratch).map_err(|error| io_error(&self.scratch, error))?;
         let from = database_dir(&self.dir);
         self.check_unused(&from)?;
-        let to = self.scratch.join("rocksdb");
+        let to = self.scratch.path().join("rocksdb");
         mirror(&from, &to).map_err(|error| io_error(&from, error))?;
         // Files are read where they are, and where this one was copied to.
         let can_go_around = can_go_around(&from.join(CURRENT)) && can_go_around(&to.join(CURRENT));
@@ -94,7 +90,7 @@ impl Still {
         }
         let mut options = Options::default();
         options.set_error_if_exists(true);
-        options.set_db_log_dir(&self.scratch);
+        options.set_db_log_dir(self.scratch.path());
         match DB::open(&options, rocksdb).map(drop).map_err(|error| error.to_string()) {
             Err(text) if text.contains("lock hold by") || text.contains("temporarily") => {
                 Err(StillError::InUse(self.dir.clone()))
@@ -106,7 +102,7 @@ impl Still {
 
     /// With the place in the data, not in the scratch folder.
     pub fn database_error(&self, error: &StoreError) -> StillError {
-        let scratch = self.scratch.display().to_string();
+        let scratch = self.scratch.path().display().to_string();
         let text = error.to_string().replace(&scratch, &self.dir.display().to_string());
         StillError::Database { dir: self.dir.clone(), text }
     }
@@ -151,7 +147,6 @@ impl Drop for Still {
     fn drop(&mut self) {
         // Closed before its files go.
         self.database = None;
-        _ = fs::remove_dir_all(&self.scratch);
     }
 }
 

@@ -8,8 +8,10 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use super::BackupError;
 
 /// What is read at once, and has a checksum of its own.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -32,6 +34,19 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Live keys that were looked at, once the files are done.
     pub keys: u64,
+}
+
+/// What could not be read or written.
+#[derive(Debug)]
+pub struct Failed {
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+impl From<Failed> for BackupError {
+    fn from(Failed { path, error }: Failed) -> BackupError {
+        BackupError::Io { path, error }
+    }
 }
 
 /// Is told now and then how far it is.
@@ -81,30 +96,32 @@ impl<'a> Meter<'a> {
 }
 
 /// Reads a file, and writes what it reads to a new one if there is to be one, which is durable then.
-pub fn stream(from: &Path, to: Option<&Path>, meter: &mut Meter<'_>) -> io::Result<Streamed> {
-    let mut source = Around::open(from, OpenOptions::new().read(true))?;
-    let mut target = None;
-    if let Some(to) = to {
+pub fn stream(from: &Path, to: Option<&Path>, meter: &mut Meter<'_>) -> Result<Streamed, Failed> {
+    let reading = |error| Failed { path: from.to_path_buf(), error };
+    let writing = |error| Failed { path: to.unwrap_or(from).to_path_buf(), error };
+    let mut source = Around::open(from, OpenOptions::new().read(true)).map_err(reading)?;
+    let new = |to: &Path| {
         File::create_new(to)?;
-        target = Some(Around::open(to, OpenOptions::new().write(true))?);
-    }
+        Around::open(to, OpenOptions::new().write(true))
+    };
+    let mut target = to.map(new).transpose().map_err(writing)?;
     let mut memory = vec![0; CHUNK_BYTES + BLOCK_BYTES];
     let start = memory.as_ptr().align_offset(BLOCK_BYTES);
     let chunk = &mut memory[start..start + CHUNK_BYTES];
     let mut streamed = Streamed::default();
     loop {
-        let bytes = source.read(chunk, streamed.bytes)?;
+        let bytes = source.read(chunk, streamed.bytes).map_err(reading)?;
         if bytes == 0 {
             break;
         }
         if let Some(target) = &mut target {
-            target.write(&chunk[..bytes], streamed.bytes)?;
+            target.write(&chunk[..bytes], streamed.bytes).map_err(writing)?;
         }
         streamed.checks.push(crc32c::crc32c(&chunk[..bytes]));
         streamed.bytes += bytes as u64;
         meter.pace(bytes as u64);
     }
-    target.map_or(Ok(()), |target| target.through.sync_all())?;
+    target.map_or(Ok(()), |target| target.through.sync_all()).map_err(writing)?;
     Ok(streamed)
 }
 
@@ -170,5 +187,26 @@ impl Around {
             }
             done => done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_file_that_failed() {
+        let dir = std::env::temp_dir().join(format!("hkv-stream-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let (source, missing) = (dir.join("source"), dir.join("missing/file"));
+        std::fs::write(&source, "x").expect("written");
+        let failed = |from: &Path, to: &Path| {
+            let mut report = |_| {};
+            let mut meter = Meter::new(1, None, &mut report);
+            stream(from, Some(to), &mut meter).expect_err("it is missing").path
+        };
+        assert_eq!(failed(&source, &missing), missing);
+        assert_eq!(failed(&missing, &dir.join("target")), missing);
+        std::fs::remove_dir_all(&dir).expect("removed");
     }
 }

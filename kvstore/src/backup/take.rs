@@ -84,8 +84,7 @@ fn fill(
             continue;
         }
         let from = order.checkpoint.join(&path);
-        let copied = stream(&from, Some(&to), &mut meter);
-        let copied = copied.map_err(|error| io_error(&to, error))?;
+        let copied = stream(&from, Some(&to), &mut meter)?;
         entries.push(Entry { path, bytes: copied.bytes, source, checks: copied.checks });
     }
     let still = Still::open(order.checkpoint, order.scratch)?;

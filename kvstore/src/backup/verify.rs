@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::audit::Findings;
 use super::manifest::{Damage, Manifest};
 use super::still::{Still, StillError};
-use super::stream::{Meter, Report, stream};
+use super::stream::{Failed, Meter, Report, stream};
 use super::{BackupError, DATA, MANIFEST, io_error};
 use crate::store::database::unix_ms;
 use crate::store::log::Cut;
@@ -85,11 +85,11 @@ pub fn backup(
         let file = data.join(&entry.path);
         match stream(&file, None, &mut meter) {
             Ok(found) => damage.extend(entry.compare(&file, &found)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Failed { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
                 let (offset, bytes, what) = (0, entry.bytes, "the file is missing");
                 damage.push(Damage { path: file, offset, bytes, what });
             }
-            Err(error) => {
+            Err(Failed { error, .. }) => {
                 tracing::warn!(%error, "{}", file.display());
                 let (offset, bytes, what) = (0, entry.bytes, "the file cannot be read");
                 damage.push(Damage { path: file, offset, bytes, what });

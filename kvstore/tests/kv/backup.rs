@@ -222,7 +222,7 @@ fn a_stream_goes_around_the_page_cache() {
         }
     }
     let error = stream(&file("none"), None, &mut Meter::new(0, None, &mut |_| {}));
-    assert_eq!(error.expect_err("there is none").kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(error.expect_err("there is none").error.kind(), std::io::ErrorKind::NotFound);
 }
 
 /// Nor does the walk that makes the digest leave anything of the data there.

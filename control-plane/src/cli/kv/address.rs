@@ -3,7 +3,7 @@
 //! ```text
 //! HOST:PORT
 //! unix:PATH, or a path with a slash in it
-//! redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
+//! redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]      %XX in user and password is that byte
 //! ```
 
 use std::fmt;
@@ -54,15 +54,15 @@ impl FromStr for Address {
 
 /// What follows `redis://`.
 fn url(text: &str) -> Result<Address, &'static str> {
-    let (rest, database) = match text.split_once('/') {
-        Some((rest, "")) => (rest, None),
-        Some((rest, number)) => (rest, Some(number.parse().map_err(|_| FORMS)?)),
-        None => (text, None),
+    // A password may have an @ or a / in it, what follows may not.
+    let (who, rest) = match text.rsplit_once('@') {
+        Some((who, rest)) => (Some(who), rest),
+        None => (None, text),
     };
-    // A password may have an @ in it, a host may not.
-    let (who, place) = match rest.rsplit_once('@') {
-        Some((who, place)) => (Some(who), place),
-        None => (None, rest),
+    let (place, database) = match rest.split_once('/') {
+        Some((place, "")) => (place, None),
+        Some((place, number)) => (place, Some(number.parse().map_err(|_| FORMS)?)),
+        None => (rest, None),
     };
     let (user, password) = match who {
         Some(who) => {
@@ -80,10 +80,30 @@ fn url(text: &str) -> Result<Address, &'static str> {
     };
     Ok(Address {
         place: Place::Tcp(place),
-        user: user.map(str::to_owned),
-        password: password.map(str::to_owned),
+        user: user.map(decoded),
+        password: password.map(decoded),
         database,
     })
+}
+
+/// As redis-cli and the client libraries read it: `%40` is an @. A % that no two digits follow is one.
+fn decoded(text: &str) -> String {
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let byte = match tail {
+            [high, low, ..] if *first == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        (rest, _) = match byte {
+            Some((high, low)) => (&tail[2..], out.push(high << 4 | low)),
+            None => (tail, out.push(*first)),
+        };
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 /// Without the password.
@@ -117,6 +137,9 @@ mod tests {
         check("redis://a:1/3", "a:1", "", "", Some(3));
         check("redis://:p@ss@a:1", "a:1", "", "p@ss", None);
         check("redis://me:secret@a:1/", "a:1", "me", "secret", None);
+        check("redis://m%65:p%40s%2fs%@a:1/2", "a:1", "me", "p@s/s%", Some(2));
+        check("redis://:p/s%4@a", "a:6379", "", "p/s%4", None);
+        check("redis://:%ff@a", "a:6379", "", "%ff", None);
         for text in [
             "",
             "a",

@@ -8,12 +8,17 @@ use hawser_kv::backup::stream::Progress;
 use hawser_kv::backup::{restore as restoring, take};
 use serde_json::json;
 
+use super::super::failure::Usage;
 use super::super::out::{self, Format};
-use super::store::{Held, Shown, size};
+use super::store::{HELD, Held, Shown, size};
 use super::{BackupArgs, CheckpointCommand, RestoreArgs};
 
 pub fn checkpoint(command: &CheckpointCommand, format: Format) -> anyhow::Result<()> {
     match command {
+        CheckpointCommand::Add { name, .. } if name.starts_with(HELD) => Err(Usage(
+            "names that begin with held- are of checkpoints that go with the command that made them",
+        )
+        .into()),
         CheckpointCommand::Add { name, target } => {
             let made = target.connect()?.checkpoint(name)?;
             let (path, sequence) = (made.path.display().to_string(), made.sequence);
@@ -133,6 +138,7 @@ pub fn text(progress: Progress) -> String {
     let Progress { bytes, bytes_total, keys } = progress;
     match keys {
         0 => format!("{} of {}", size(bytes), size(bytes_total)),
+        _ if bytes_total == 0 => format!("{keys} keys looked at"),
         _ => format!("{} copied, {keys} keys looked at", size(bytes)),
     }
 }

@@ -4,13 +4,13 @@
 //! different moments, and what is written meanwhile may be in the file or not. For one moment of everything
 //! the same is done to a checkpoint, on which this program starts a store of its own.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use hawser_kv::backup::scratch::Scratch;
 use hawser_kv::config::Durability;
 use hawser_kv::rdb::payload;
 use hawser_kv::rdb::writer::FileWriter;
@@ -19,6 +19,8 @@ use serde::Serialize;
 
 use super::address::{Address, Place};
 use super::lane::{Failure, shown};
+use super::partial::Partial;
+use super::store::{Held, Store};
 use super::wire::{Answer, Connection, put_command};
 use super::{STORE_PASSWORD, password};
 use crate::cli::out::{self, Format, LiveLine};
@@ -45,7 +47,13 @@ pub struct DumpArgs {
     pub file: PathBuf,
 
     /// Store to read: HOST:PORT, unix:PATH or redis://USER:PASSWORD@HOST:PORT
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "HAWSER_KV",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7379"
+    )]
     pub from: Address,
 
     /// All keys as they were at one moment, by way of a checkpoint on this machine
@@ -68,6 +76,8 @@ struct Done {
 /// Keys that are asked for at once.
 const PAGE_KEYS: &str = "200";
 const DATABASES: u64 = 16;
+/// How often a key is asked for whose expiry changes meanwhile.
+const TRIES_MAX: u32 = 100;
 const FAILURES_NAMED_MAX: usize = 100;
 const UPDATE_EVERY: Duration = Duration::from_millis(500);
 
@@ -77,79 +87,42 @@ pub fn run(args: DumpArgs, format: Format) -> anyhow::Result<()> {
     if !store.must(&["INFO", "server"])?.text().contains("hawser_kv_version") {
         bail!("{} is no hawser-kv; for a Redis there is `redis-cli --rdb FILE`", args.from);
     }
+    let partial = Partial::open(&args.file)?;
     match args.one_moment {
-        false => write(&args, store, "per key", format),
+        false => write(&args, partial, store, "per key", format),
         true => {
-            let checkpoint = Checkpoint::make(store)?;
-            let copy = Copy::open(&checkpoint.path)?;
-            write(&args, copy.connect()?, "one moment", format)
+            let held = Held::new(Store::connect(&args.from, 0)?)?;
+            let copy = Copy::open(&held.checkpoint.path)?;
+            write(&args, partial, copy.connect()?, "one moment", format)
         }
     }
 }
 
-/// A checkpoint of the store, as long as this is here.
-struct Checkpoint {
-    store: Connection,
-    name: String,
-    path: PathBuf,
-}
-
-impl Checkpoint {
-    fn make(mut store: Connection) -> anyhow::Result<Checkpoint> {
-        let name = format!("dump-{}", std::process::id());
-        let Answer::Array(pair) = store.must(&["CONFIG", "GET", "dir"])? else {
-            bail!("the store does not say where its directory is")
-        };
-        let dir = PathBuf::from(pair.get(1).map(Answer::text).unwrap_or_default());
-        store.must(&["CHECKPOINT", "ADD", &name])?;
-        let path = dir.join("checkpoints").join(&name);
-        let checkpoint = Checkpoint { store, name, path };
-        if !checkpoint.path.is_dir() {
-            bail!(
-                "{} is not here: run this on the machine of the store, and give it an absolute `dir`",
-                checkpoint.path.display()
-            );
-        }
-        Ok(checkpoint)
-    }
-}
-
-impl Drop for Checkpoint {
-    fn drop(&mut self) {
-        if let Err(error) = self.store.must(&["CHECKPOINT", "DEL", &self.name]) {
-            eprintln!("the checkpoint {} is left, for CHECKPOINT DEL: {error:#}", self.name);
-        }
-    }
-}
-
-/// A store on a checkpoint, which no other user can reach: its socket is in a directory of our own.
+/// A store on a checkpoint, which no other user can reach: its socket is in a folder of our own.
 struct Copy {
     handle: Option<Handle>,
-    dir: PathBuf,
-    socket: PathBuf,
+    scratch: Scratch,
 }
 
 impl Copy {
     fn open(path: &Path) -> anyhow::Result<Copy> {
-        let dir = std::env::temp_dir().join(format!("hawser-kv-dump-{}", std::process::id()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&dir);
-        made.with_context(|| format!("cannot make {}", dir.display()))?;
-        let socket = dir.join("socket");
+        let parent = std::env::temp_dir();
+        let made = Scratch::new(&parent);
+        let scratch = made.with_context(|| format!("cannot write {}", parent.display()))?;
         let config = Config {
             listen: String::new(),
-            unix: socket.clone(),
+            unix: scratch.path().join("socket"),
             dir: path.to_owned(),
             durability: Durability::None,
             ..Config::default()
         };
         let context = || format!("cannot open the checkpoint {}", path.display());
-        let mut copy = Copy { handle: None, dir, socket };
-        copy.handle = Some(Server::start(config).with_context(context)?);
-        Ok(copy)
+        let handle = Some(Server::start(config).with_context(context)?);
+        Ok(Copy { handle, scratch })
     }
 
     fn connect(&self) -> anyhow::Result<Connection> {
-        let place = Place::Unix(self.socket.clone());
+        let place = Place::Unix(self.scratch.path().join("socket"));
         Connection::open(&Address { place, user: None, password: None, database: None }, None)
     }
 }
@@ -161,37 +134,25 @@ impl Drop for Copy {
         if let (Some(handle), Ok(runtime)) = (self.handle.take(), runtime) {
             runtime.block_on(handle.stop());
         }
-        _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 /// Writes what a store has.
 fn write(
     args: &DumpArgs,
+    partial: Partial,
     store: Connection,
     consistency: &'static str,
     format: Format,
 ) -> anyhow::Result<()> {
-    let partial = partial_path(&args.file);
-    let context = || format!("cannot write {}", partial.display());
-    let file = File::create(&partial).with_context(context)?;
-    let mut dump = Dump::begin(store, BufWriter::with_capacity(1 << 20, file))?;
+    let mut dump = Dump::begin(store, BufWriter::with_capacity(1 << 20, partial.writer()?))?;
     dump.done.consistency = consistency;
     let databases = match args.from.database {
         Some(number) => number..=number,
         None => 0..=DATABASES - 1,
     };
-    let finished = dump.databases(databases).and_then(|()| dump.finish(&partial, &args.file));
-    if finished.is_err() {
-        _ = fs::remove_file(&partial);
-    }
-    print(&finished?, format)
-}
-
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
+    dump.databases(databases)?;
+    print(&dump.finish(partial)?, format)
 }
 
 struct Dump {
@@ -250,18 +211,45 @@ impl Dump {
         });
         let keys: Vec<&[u8]> = keys.collect();
         let mut request = Vec::new();
-        for key in &keys {
-            put_command(&mut request, &[b"PEXPIRETIME", *key]);
-            put_command(&mut request, &[b"DUMP", *key]);
-        }
+        keys.iter().for_each(|key| put_questions(&mut request, key));
         self.store.send(&request)?;
+        let mut changed = Vec::new();
         for key in keys {
-            let expiry = self.store.receive()?;
-            let value = self.store.receive()?;
+            match self.moment()? {
+                Some((expiry, value)) => self.key(database, key, &expiry, value)?,
+                None => changed.push(key),
+            }
+        }
+        for key in changed {
+            let (expiry, value) = self.again(key)?;
             self.key(database, key, &expiry, value)?;
         }
         self.show();
         Ok(())
+    }
+
+    /// Expiry and value of a key of one moment, if the answers to its questions are. The store may read the
+    /// three commands in two parts, between which others write; two of them are then of one moment still, so
+    /// when the expiry is the same before and after, it is that of the value.
+    fn moment(&mut self) -> anyhow::Result<Option<(Answer, Answer)>> {
+        let before = self.store.receive()?;
+        let value = self.store.receive()?;
+        let after = self.store.receive()?;
+        Ok((before == after).then_some((after, value)))
+    }
+
+    /// Asks until nobody writes between.
+    fn again(&mut self, key: &[u8]) -> anyhow::Result<(Answer, Answer)> {
+        let mut request = Vec::new();
+        put_questions(&mut request, key);
+        for _ in 0..TRIES_MAX {
+            self.store.send(&request)?;
+            if let Some(found) = self.moment()? {
+                return Ok(found);
+            }
+        }
+        let error = "it got another expiry each time it was read".to_owned();
+        Ok((Answer::Error(error), Answer::Nothing))
     }
 
     fn key(
@@ -273,7 +261,7 @@ impl Dump {
     ) -> anyhow::Result<()> {
         let error = match (expiry, value) {
             // It went after it was found.
-            (Answer::Integer(-2), _) | (_, Answer::Nothing) => return Ok(()),
+            (Answer::Integer(_), Answer::Nothing) | (Answer::Integer(-2), _) => return Ok(()),
             (Answer::Integer(at_ms), Answer::Bytes(dumped)) => match payload::open(&dumped) {
                 Some(value) => {
                     let at_ms = u64::try_from(*at_ms).ok();
@@ -305,21 +293,23 @@ impl Dump {
         self.line.update(&format!("{keys} keys, {mib} MiB, {rate:.0} keys/s"));
     }
 
-    /// Ends the file and gives it its name.
-    fn finish(&mut self, partial: &Path, path: &Path) -> anyhow::Result<Done> {
+    /// Ends the file, which gets its name.
+    fn finish(&mut self, partial: Partial) -> anyhow::Result<Done> {
         self.line.end();
-        let context = || format!("cannot write {}", path.display());
         let file = self.file.take().expect("it is finished once");
-        let mut output = file.finish().with_context(context)?;
-        output.flush().with_context(context)?;
-        let file = output.get_ref();
-        file.sync_all().with_context(context)?;
-        let bytes = file.metadata().with_context(context)?.len();
-        fs::rename(partial, path).with_context(context)?;
+        let mut output = file.finish().context("cannot write the file")?;
+        output.flush().context("cannot write the file")?;
+        let bytes = partial.complete()?;
         let seconds = self.started.elapsed().as_secs_f64();
         let done = std::mem::take(&mut self.done);
         let keys_per_s = (done.keys as f64 / seconds) as u64;
         Ok(Done { bytes, seconds, keys_per_s, ..done })
+    }
+}
+
+fn put_questions(request: &mut Vec<u8>, key: &[u8]) {
+    for name in [&b"PEXPIRETIME"[..], b"DUMP", b"PEXPIRETIME"] {
+        put_command(request, &[name, key]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A connection to the store over which commands are pipelined: while one batch is being run, the next is
 //! put together.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use anyhow::bail;
@@ -19,11 +20,18 @@ const FAILURES_NAMED_MAX: usize = 100;
 const ENDING: [&str; 8] =
     ["IOERR", "READONLY", "NOAUTH", "NOPERM", "OUTCOMEOPEN", "OOM", "MISCONF", "LOADING"];
 
-/// What a command is about.
-#[derive(Debug, PartialEq, Eq)]
+/// What some commands are about.
+#[derive(Debug)]
 pub struct Subject {
     pub database: u64,
     pub key: Vec<u8>,
+    has_failed: Cell<bool>,
+}
+
+impl Subject {
+    pub fn new(database: u64, key: Vec<u8>) -> Rc<Subject> {
+        Rc::new(Subject { database, key, has_failed: Cell::new(false) })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -38,16 +46,14 @@ pub struct Failure {
 pub struct Failures {
     pub count: u64,
     pub named: Vec<Failure>,
-    last: Option<Rc<Subject>>,
 }
 
 impl Failures {
     /// A key fails once, however many of its commands do.
-    pub fn add(&mut self, subject: &Rc<Subject>, error: &str) {
-        if self.last.as_ref().is_some_and(|last| Rc::ptr_eq(last, subject)) {
+    pub fn add(&mut self, subject: &Subject, error: &str) {
+        if subject.has_failed.replace(true) {
             return;
         }
-        self.last = Some(subject.clone());
         self.count += 1;
         if self.named.len() < FAILURES_NAMED_MAX {
             let key = shown(&subject.key);

@@ -10,7 +10,6 @@
 //! and `INFO replication` there shows how far we are behind.
 
 use std::io::{BufRead, ErrorKind, Read, Write};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -256,7 +255,7 @@ impl Follower {
         self.commands += 1;
         let shown = words[..words.len().min(2)].iter().map(|word| shown(word));
         let shown = shown.collect::<Vec<_>>().join(" ");
-        let subject = Rc::new(Subject { database: self.database, key: shown.into_bytes() });
+        let subject = Subject::new(self.database, shown.into_bytes());
         match self.no_database.clone().or_else(|| self.limits.refusal(words)) {
             Some(why) => self.failures.add(&subject, &why),
             None => self.lane.push(&subject, words, &mut self.failures)?,

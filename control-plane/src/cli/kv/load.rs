@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use hawser_kv::rdb::reader::Reader;
 use hawser_kv::rdb::{RdbError, STRING_BYTES_MAX};
 use serde::Serialize;
@@ -44,7 +44,13 @@ pub struct LoadArgs {
     pub file: Option<PathBuf>,
 
     /// Store to load into: HOST:PORT, unix:PATH or redis://USER:PASSWORD@HOST:PORT
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "HAWSER_KV",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7379"
+    )]
     pub to: Address,
 
     /// Redis to take everything from, instead of a file
@@ -90,6 +96,9 @@ struct Followed {
 }
 
 pub fn run(args: LoadArgs, format: Format) -> anyhow::Result<()> {
+    if args.follow && args.from.is_none() {
+        return Err(Usage("--follow: a file does not change; follow a Redis, with --from").into());
+    }
     if args.to.database.is_some() {
         return Err(Usage(
             "--to: each key goes to the database it comes from; leave the number out",
@@ -118,7 +127,10 @@ fn from_file(path: &Path, mut loader: Loader, progress: &mut Shown) -> anyhow::R
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
     progress.bytes = Some(file.metadata()?.len());
     let mut input = BufReader::with_capacity(1 << 20, file);
-    let bytes = read(&mut input, &mut loader, progress).with_context(|| format!("{shown}"))?;
+    let bytes = match read(&mut input, &mut loader, progress) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(given_up(error, loader).context(format!("{shown}"))),
+    };
     if !input.fill_buf()?.is_empty() {
         let what = "bytes behind the end of the RDB file, such as commands of an append-only file";
         loader.counts.skipped.push(what.to_owned());
@@ -135,8 +147,12 @@ fn from_redis(
     progress.line.update("waiting for Redis to make its file");
     let mut live = Live::begin(address, password(REDIS_PASSWORD).as_deref())?;
     progress.bytes = live.file_bytes();
-    let bytes = read(live.file(), &mut loader, progress)
-        .with_context(|| format!("the file that {address} sends"))?;
+    let bytes = match read(live.file(), &mut loader, progress) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return Err(given_up(error, loader).context(format!("the file that {address} sends")));
+        }
+    };
     live.end_file(bytes)?;
     let loaded = loader.loaded();
     if !follow {
@@ -158,6 +174,17 @@ fn from_redis(
     });
     done.failures.extend(failures.named);
     Ok(done)
+}
+
+/// Where the source is damaged, says what became of the keys before that.
+fn given_up(error: anyhow::Error, mut loader: Loader) -> anyhow::Error {
+    if !error.is::<RdbError>() {
+        return error;
+    }
+    match loader.give_up() {
+        Ok(keys) => anyhow!("{error:#}; {keys} keys before that are loaded"),
+        Err(second) => anyhow!("{error:#}; and {second:#}"),
+    }
 }
 
 /// Loads one RDB file, and says how many bytes it had.

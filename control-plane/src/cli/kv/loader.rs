@@ -116,6 +116,19 @@ impl Loader {
         Ok(())
     }
 
+    /// Ends in the middle of the source. A key of which only a part came is not kept; how many were loaded.
+    pub fn give_up(&mut self) -> anyhow::Result<u64> {
+        if let Some(current) = self.current.take() {
+            self.counts.read -= 1;
+            if let State::Large = current.state {
+                let del = [b"DEL", &current.subject.key[..]];
+                self.lanes[self.lane].push(&current.subject, &del, &mut self.failures)?;
+            }
+        }
+        self.finish()?;
+        Ok(self.loaded())
+    }
+
     /// One connection of those that were used, for what comes later in one order.
     pub fn into_lane(mut self) -> (Lane, Limits, Counts, Failures) {
         let lane = self.lanes.swap_remove(0);
@@ -125,7 +138,7 @@ impl Loader {
     fn begin(&mut self, key: Key) {
         self.counts.read += 1;
         self.lane = (self.lane + 1) % self.lanes.len();
-        let subject = Rc::new(Subject { database: self.database, key: key.name });
+        let subject = Subject::new(self.database, key.name);
         let is_expired = key.expires_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
         let state = match &self.no_database {
             _ if is_expired => {

@@ -9,6 +9,7 @@
 //!   verify    whether a backup, a directory or a running store is good
 //!   load      an RDB file or a live Redis into a store
 //!   dump      a store into an RDB file
+//!   partial   a file that gets its name when it is complete
 //!   wire      a connection that speaks RESP
 //!   lane      commands that are pipelined, and what failed
 //!   loader    from the values of a file to commands
@@ -24,6 +25,7 @@ mod lane;
 mod live;
 mod load;
 mod loader;
+mod partial;
 mod read;
 mod store;
 mod top;
@@ -109,7 +111,7 @@ pub struct GetArgs {
 
     /// Members, fields or entries to print at most
     #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub limit: usize,
+    pub limit: u32,
 
     #[command(flatten)]
     pub target: Target,

@@ -20,7 +20,7 @@ pub fn get(args: &GetArgs, format: Format) -> anyhow::Result<()> {
     if kind == "none" {
         bail!("there is no key {key:?}");
     }
-    let (value, has_more) = value(&mut store, key, &kind, args.limit)?;
+    let (value, has_more) = value(&mut store, key, &kind, args.limit as usize)?;
     match format {
         Format::Json => out::json(&json!({
             "key": key,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use redis::{Client, Cmd, Connection, FromRedisValue, RedisError, cmd};
@@ -17,7 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the names of checkpoints begin with that belong to a running command.
-const HELD: &str = "held-";
+pub const HELD: &str = "held-";
 
 /// How often progress is shown.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
@@ -48,8 +48,15 @@ pub struct Store {
 
 impl Target {
     pub fn connect(&self) -> anyhow::Result<Store> {
-        let place = self.store.to_string();
-        let url = match &self.store.place {
+        Store::connect(&self.store, self.db)
+    }
+}
+
+impl Store {
+    /// The database of the address wins.
+    pub fn connect(address: &Address, database: u8) -> anyhow::Result<Store> {
+        let place = address.to_string();
+        let url = match &address.place {
             Place::Tcp(place) => format!("redis://{place}"),
             Place::Unix(path) => format!("redis+unix://{}", std::path::absolute(path)?.display()),
         };
@@ -63,19 +70,17 @@ impl Target {
         })?;
         connection.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut store = Store { place, connection };
-        let Address { user, password: given, database, .. } = &self.store;
+        let Address { user, password: given, database: wanted, .. } = address;
         if let Some(password) = given.clone().or_else(|| password(STORE_PASSWORD)) {
             store.ask::<()>(cmd("AUTH").arg(user).arg(password))?;
         }
-        let database = database.unwrap_or(self.db.into());
+        let database = wanted.unwrap_or(database.into());
         if database != 0 {
             store.ask::<()>(cmd("SELECT").arg(database))?;
         }
         Ok(store)
     }
-}
 
-impl Store {
     pub fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> anyhow::Result<T> {
         let answer = command.query(&mut self.connection);
         answer.map_err(|error| self.failure(&error))
@@ -136,12 +141,10 @@ pub struct Held {
 
 impl Held {
     pub fn new(mut store: Store) -> anyhow::Result<Held> {
-        let name = format!("{HELD}{}", std::process::id());
+        // In containers many processes have the same number, at the same time, too.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("{HELD}{}-{}", std::process::id(), since.as_nanos());
         let before = store.checkpoints()?;
-        if before.contains(&name) {
-            // Of another process that had our number.
-            store.delete_checkpoint(&name)?;
-        }
         let checkpoint = store.checkpoint(&name)?;
         let lock = lock(&checkpoint.path);
         if lock.is_err() {

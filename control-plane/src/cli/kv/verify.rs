@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
+use hawser_kv::backup::audit::Findings;
 use hawser_kv::backup::verify::{self, Content, Depth};
 use serde_json::json;
 
@@ -35,6 +36,7 @@ fn backup(path: &Path, args: &VerifyArgs, format: Format) -> anyhow::Result<()> 
     let verified = verified?;
     let manifest = &verified.manifest;
     let mut problems: Vec<String> = verified.damage.iter().map(ToString::to_string).collect();
+    let mut unnamed = 0;
     let unknown = verified.unknown.iter();
     problems
         .extend(unknown.map(|path| format!("{}: the manifest does not know it", path.display())));
@@ -44,6 +46,7 @@ fn backup(path: &Path, args: &VerifyArgs, format: Format) -> anyhow::Result<()> 
                 problems.push(format!("its content has the digest {}", content.digest));
             }
             problems.extend(content.findings.first.iter().cloned());
+            unnamed = unnamed_of(&content.findings);
         }
         Some(Err(error)) => problems.push(error.to_string()),
         None => {}
@@ -57,9 +60,15 @@ fn backup(path: &Path, args: &VerifyArgs, format: Format) -> anyhow::Result<()> 
         "bytes": manifest.bytes(),
         "deep": args.deep,
         "problems": problems,
+        "problems_unnamed": unnamed,
     });
     let (keys, digest) = (manifest.keys, &manifest.digest);
-    show(&document, &problems, format, format!("the backup is good: {keys} keys, digest {digest}"))
+    show(
+        &document,
+        (&problems, unnamed),
+        format,
+        format!("the backup is good: {keys} keys, digest {digest}"),
+    )
 }
 
 fn directory(path: &Path, args: &VerifyArgs, format: Format) -> anyhow::Result<()> {
@@ -76,6 +85,7 @@ fn directory(path: &Path, args: &VerifyArgs, format: Format) -> anyhow::Result<(
         "rows": rows,
         "digest": digest,
         "problems": findings.first,
+        "problems_unnamed": unnamed_of(&findings),
         "torn_bytes": torn.as_ref().map_or(0, |torn| torn.bytes),
     });
     if let (Some(torn), Format::Human) = (&torn, format) {
@@ -85,13 +95,19 @@ fn directory(path: &Path, args: &VerifyArgs, format: Format) -> anyhow::Result<(
             torn.bytes
         );
     }
-    show(&document, &findings.first, format, format!("all is good: {keys} keys, digest {digest}"))
+    let found = (&findings.first[..], unnamed_of(&findings));
+    show(&document, found, format, format!("all is good: {keys} keys, digest {digest}"))
+}
+
+/// How many were counted beyond those that are named.
+fn unnamed_of(findings: &Findings) -> u64 {
+    findings.count - findings.first.len() as u64
 }
 
 /// Says what was found. Problems are the answer of this command, and its failure.
 fn show(
     document: &serde_json::Value,
-    problems: &[String],
+    (problems, unnamed): (&[String], u64),
     format: Format,
     good: String,
 ) -> anyhow::Result<()> {
@@ -101,7 +117,11 @@ fn show(
         Format::Human => out::line(problems.join("\n"))?,
     }
     if !problems.is_empty() {
-        bail!("{} problems were found", problems.len());
+        let named = problems.len() as u64;
+        match unnamed {
+            0 => bail!("{named} problems were found"),
+            _ => bail!("{} problems were found, of which {named} are named", named + unnamed),
+        }
     }
     Ok(())
 }
