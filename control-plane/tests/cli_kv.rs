@@ -90,7 +90,7 @@ impl Drop for Redis {
 }
 
 struct Store {
-    _handle: Handle,
+    handle: Option<Handle>,
     socket: PathBuf,
     dir: TempDir,
 }
@@ -108,7 +108,7 @@ impl Store {
             cache_mib: 8,
             ..Config::default()
         };
-        Store { _handle: Server::start(change(config)).unwrap(), socket, dir }
+        Store { handle: Some(Server::start(change(config)).unwrap()), socket, dir }
     }
 
     fn address(&self) -> String {
@@ -118,6 +118,14 @@ impl Store {
     fn connect(&self) -> redis::Connection {
         let url = format!("redis+unix://{}", self.socket.display());
         redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+}
+
+/// RocksDB's threads must not outlive its statics, which go with the process.
+impl Drop for Store {
+    fn drop(&mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(self.handle.take().expect("it runs until here").stop());
     }
 }
 
