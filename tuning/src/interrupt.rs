@@ -4,7 +4,7 @@
 //! The first line names the CPUs that are online; a row is a number, one count for each of them, the
 //! interrupt controller, and the names of the drivers. See Documentation/filesystems/proc.rst.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cpus::CpuSet;
 use crate::host::Host;
@@ -24,8 +24,20 @@ impl Interrupt {
     /// The CPUs' share of the count between two readings.
     pub fn since(&self, earlier: &Interrupt) -> BTreeMap<u32, u64> {
         let before = |cpu: &u32| earlier.counts.get(cpu).copied().unwrap_or(0);
-        let grown = |(cpu, count): (&u32, &u64)| (*cpu, count.saturating_sub(before(cpu)));
+        let grown = |(cpu, count): (&u32, &u64)| (*cpu, grown(*count, before(cpu)));
         self.counts.iter().map(grown).collect()
+    }
+}
+
+/// Growth of a counter of 32 bits, as the kernel's for interrupts and softirqs are: at 20,000 a second
+/// one is full after two and a half days and begins at 0. One that fell from the lower half was not
+/// full: its interrupt was taken away and is a new one.
+fn grown(now: u64, before: u64) -> u64 {
+    const FULL: u64 = 1 << 32;
+    match now.checked_sub(before) {
+        Some(grown) => grown,
+        None if (FULL / 2..FULL).contains(&before) => now + FULL - before,
+        None => now,
     }
 }
 
@@ -84,8 +96,8 @@ pub struct CpuWork {
 impl CpuWork {
     pub fn since(&self, earlier: &CpuWork) -> CpuWork {
         CpuWork {
-            net_rx: self.net_rx.saturating_sub(earlier.net_rx),
-            net_tx: self.net_tx.saturating_sub(earlier.net_tx),
+            net_rx: grown(self.net_rx, earlier.net_rx),
+            net_tx: grown(self.net_tx, earlier.net_tx),
             softirq_ticks: self.softirq_ticks.saturating_sub(earlier.softirq_ticks),
             interrupt_ticks: self.interrupt_ticks.saturating_sub(earlier.interrupt_ticks),
             total_ticks: self.total_ticks.saturating_sub(earlier.total_ticks),
@@ -109,6 +121,7 @@ pub fn read_work(host: &Host) -> BTreeMap<u32, CpuWork> {
             }
         }
     }
+    let mut online = BTreeSet::new();
     for line in host.raw("proc/stat").unwrap_or_default().lines() {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap_or("");
@@ -119,7 +132,10 @@ pub fn read_work(host: &Host) -> BTreeMap<u32, CpuWork> {
         row.interrupt_ticks = ticks.get(5).copied().unwrap_or(0);
         row.softirq_ticks = ticks.get(6).copied().unwrap_or(0);
         row.total_ticks = ticks.iter().sum();
+        online.insert(cpu);
     }
+    // Softirqs are listed for each CPU that there could ever be.
+    work.retain(|cpu, _| online.is_empty() || online.contains(cpu));
     work
 }
 
@@ -139,7 +155,7 @@ mod tests {
             rows.iter().map(|row| (row.number, row.name.as_str())).collect();
         assert_eq!(names, [(41, "virtio3-rx"), (42, "eth0-TxRx-0")]);
         assert_eq!(rows[0].counts, BTreeMap::from([(0, 23724), (2, 1)]));
-        assert_eq!(rows[0].since(&rows[1]), BTreeMap::from([(0, 23724), (2, 0)]));
+        assert_eq!(rows[0].since(&rows[1]), BTreeMap::from([(0, 23724), (2, 1)]));
         assert!(parse("").is_empty());
     }
 
@@ -147,12 +163,27 @@ mod tests {
     fn softirq_work_is_counted_per_cpu() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::at(folder.path());
-        host.write_file("proc/softirqs", "  CPU0 CPU1\n HI: 1 2\n NET_TX: 3 4\n NET_RX: 50 60\n")
+        host.write_file(
+            "proc/softirqs",
+            "CPU0 CPU1 CPU2\n HI: 1 2 0\n NET_TX: 3 4 0\n NET_RX: 50 60 0\n",
+        )
+        .unwrap();
+        host.write_file("proc/stat", "cpu 1 1\ncpu0 1\ncpu1 1 2 3 4 5 6 7 8 9 10\nintr 5\n")
             .unwrap();
-        host.write_file("proc/stat", "cpu 1 1\ncpu1 1 2 3 4 5 6 7 8 9 10\nintr 5\n").unwrap();
         let work = read_work(&host);
         assert_eq!((work[&0].net_rx, work[&1].net_tx), (50, 4));
         assert_eq!((work[&1].softirq_ticks, work[&1].total_ticks), (7, 36));
         assert_eq!(work[&1].since(&work[&0]).net_rx, 10);
+        assert_eq!(work.len(), 2, "a CPU that could be plugged in is not there");
+    }
+
+    #[test]
+    fn counters_of_32_bits_begin_anew_and_so_do_those_of_a_new_interrupt() {
+        const FULL: u64 = 1 << 32;
+        assert_eq!(grown(30, 10), 20);
+        assert_eq!(grown(5, FULL - 10), 15, "it was full");
+        assert_eq!(grown(0, FULL / 2), FULL / 2);
+        assert_eq!(grown(5, FULL / 2 - 1), 5, "it is a new one");
+        assert_eq!(grown(5, FULL), 5, "what is wider does not wrap there");
     }
 }
