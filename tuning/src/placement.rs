@@ -4,7 +4,7 @@
 //!   goal     the busiest CPU of each node has at most 10 % more than an even share
 //!   moves    as few as reach that: the interrupt that fits best goes from the busiest CPU to the
 //!            least busy one, again and again; where none fits, it changes places with a lighter one
-//!   bounds   an interrupt stays on its card's node; one that is larger than an even share by itself
+//!   bounds   an interrupt stays on its card's node, and one that is elsewhere moves only to there; one that is larger than an even share by itself
 //!            can only have a CPU of its own, and then the goal is what is left for the others
 //!   rest     below 20 % above even nothing moves: what is near enough stays, and what was moved does
 //!            not move back
@@ -13,7 +13,7 @@
 //! The unit is a CPU because a shard is one, and a move has to be worth it because it takes a
 //! connection's receive work away from its shard. What irqbalance does instead is in tests/irqbalance.rs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often an interrupt fired in the time that was measured, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Move {
 pub struct Group {
     pub cpus: Vec<u32>,
     pub loads: Vec<Load>,
+    /// Interrupts that count where they are and stay there.
+    pub resting: BTreeSet<u32>,
 }
 
 /// What counts as even, and what as so uneven that something is done, in percent above the even
@@ -60,13 +62,33 @@ pub fn moves(group: &Group) -> Vec<Move> {
     shortened(group, state.moves(group))
 }
 
+/// As many of the moves, from the first on, as there is room for; fewer where the busiest CPU would have
+/// more after them than before, since two interrupts that change places do so in two moves.
+pub fn first(group: &Group, mut moves: Vec<Move>, room: usize) -> Vec<Move> {
+    let most = |moves: &[Move]| {
+        let mut state = Spread::of(group);
+        moves.iter().for_each(|&made| state.make(made));
+        state.by_cpu.into_values().max()
+    };
+    let before = most(&[]);
+    moves.truncate(room);
+    while most(&moves) > before {
+        moves.pop();
+    }
+    moves
+}
+
 /// More than a spread needs, and an end for one that cannot be even.
 const STEPS_PER_INTERRUPT: usize = 4;
 
 /// Interrupts on CPUs, while moves are tried.
 struct Spread {
+    /// Of the node, and of others where its interrupts are.
     by_cpu: BTreeMap<u32, u64>,
+    /// The CPUs that an interrupt may go to.
+    node: BTreeSet<u32>,
     loads: Vec<Load>,
+    resting: BTreeSet<u32>,
     /// Indices of loads, in the order in which they were first moved.
     moved: Vec<usize>,
 }
@@ -77,7 +99,13 @@ impl Spread {
         for load in &group.loads {
             *by_cpu.entry(load.cpu).or_default() += load.weight;
         }
-        Spread { by_cpu, loads: group.loads.clone(), moved: Vec::new() }
+        Spread {
+            by_cpu,
+            node: group.cpus.iter().copied().collect(),
+            loads: group.loads.clone(),
+            resting: group.resting.clone(),
+            moved: Vec::new(),
+        }
     }
 
     fn total(&self) -> u64 {
@@ -91,11 +119,15 @@ impl Spread {
     }
 
     fn limit(&self, percent: u64) -> u64 {
-        limit(self.by_cpu.len() as u64, self.loads.iter().map(|load| load.weight), percent)
+        limit(self.node.len() as u64, self.loads.iter().map(|load| load.weight), percent)
     }
 
     fn count_on(&self, cpu: u32) -> usize {
         self.loads.iter().filter(|load| load.cpu == cpu && load.weight > 0).count()
+    }
+
+    fn may_move(&self, index: usize) -> bool {
+        !self.resting.contains(&self.loads[index].interrupt)
     }
 
     /// The CPU with the most among those that share theirs, and what it has.
@@ -108,8 +140,8 @@ impl Spread {
     /// had; so the busiest always falls. False if there is none.
     fn step(&mut self) -> bool {
         let Some((from, most)) = self.busiest() else { return false };
-        let least = self.by_cpu.iter().min_by_key(|(_, weight)| **weight);
-        let Some((&to, &least)) = least else { return false };
+        let of_node = self.by_cpu.iter().filter(|(cpu, _)| self.node.contains(cpu));
+        let Some((&to, &least)) = of_node.min_by_key(|(_, weight)| **weight) else { return false };
         let even = self.limit(0);
         let fits = |index: &usize| {
             let load = &self.loads[*index];
@@ -123,17 +155,24 @@ impl Spread {
             let target = (least + weight).abs_diff(even);
             (source.min(target), source + target, weight)
         };
-        let chosen = (0..self.loads.len()).filter(fits).min_by_key(left_over);
+        let movable = (0..self.loads.len()).filter(|&index| self.may_move(index));
+        let chosen = movable.filter(fits).min_by_key(left_over);
         chosen.inspect(|&index| self.put(index, to)).is_some()
     }
 
     /// Where no interrupt fits anywhere: one of the busiest CPU for a lighter one of another, so that
     /// the heavier of the two CPUs has the least.
     fn exchange(&mut self) -> bool {
-        let Some((from, most)) = self.busiest() else { return false };
+        let Some((from, most)) = self.busiest().filter(|(from, _)| self.node.contains(from)) else {
+            return false;
+        };
+        let cpu = |index: usize| self.loads[index].cpu;
+        let movable: Vec<usize> = (0..self.loads.len())
+            .filter(|&index| self.may_move(index) && self.node.contains(&cpu(index)))
+            .collect();
         let mut best: Option<(u64, usize, usize)> = None;
-        for given in (0..self.loads.len()).filter(|&index| self.loads[index].cpu == from) {
-            for taken in (0..self.loads.len()).filter(|&index| self.loads[index].cpu != from) {
+        for &given in movable.iter().filter(|&&index| cpu(index) == from) {
+            for &taken in movable.iter().filter(|&&index| cpu(index) != from) {
                 let (heavy, light) = (self.loads[given].weight, self.loads[taken].weight);
                 let Some(shift) = heavy.checked_sub(light).filter(|shift| *shift > 0) else {
                     continue;
@@ -226,7 +265,11 @@ mod tests {
             cpu: *cpu,
             weight: *weight,
         };
-        Group { cpus: (0..cpus).collect(), loads: (0u32..).zip(loads).map(load).collect() }
+        Group {
+            cpus: (0..cpus).collect(),
+            loads: (0u32..).zip(loads).map(load).collect(),
+            ..Group::default()
+        }
     }
 
     fn after(group: &Group, moves: &[Move]) -> BTreeMap<u32, u64> {
@@ -278,6 +321,37 @@ mod tests {
         let made = moves(&group);
         assert_eq!(made.len(), 2);
         assert_eq!(after(&group, &made), BTreeMap::from([(0, 9000), (1, 1000), (2, 1000)]));
+    }
+
+    #[test]
+    fn a_cpu_of_another_node_gives_and_never_takes() {
+        // All on CPU 9, which is not of the node, and one more there that fires rarely.
+        let mut away = group(2, &[(9, 1000), (9, 1000), (0, 4000), (0, 4000)]);
+        away.loads.push(Load { interrupt: 4, cpu: 9, weight: 1 });
+        let made = moves(&away);
+        assert!(!made.is_empty() && made.iter().all(|made| made.to < 2), "{made:?}");
+    }
+
+    #[test]
+    fn what_rests_counts_and_stays() {
+        let mut crowded = group(2, &[(0, 1000), (0, 1000), (0, 1000), (0, 1000)]);
+        crowded.resting = BTreeSet::from([0, 2]);
+        let moved: Vec<u32> = moves(&crowded).iter().map(|made| made.interrupt).collect();
+        assert_eq!(moved, [1, 3]);
+        crowded.resting = (0..4).collect();
+        assert!(moves(&crowded).is_empty());
+    }
+
+    /// Two that change places are no good by halves.
+    #[test]
+    fn moves_that_have_no_room_never_leave_the_busiest_cpu_with_more() {
+        let uneven = group(2, &[(0, 5000), (0, 5000), (1, 3000), (1, 3000)]);
+        let change =
+            [(2, 1, 0), (0, 0, 1)].map(|(interrupt, from, to)| Move { interrupt, from, to });
+        assert_eq!(first(&uneven, change.to_vec(), 2), change);
+        assert_eq!(first(&uneven, change.to_vec(), 1), []);
+        assert_eq!(first(&uneven, change[1..].to_vec(), 1), [], "11,000 on CPU 1 are more");
+        assert_eq!(first(&group(2, &[(0, 5000), (0, 1)]), change[1..].to_vec(), 1), change[1..]);
     }
 
     proptest! {

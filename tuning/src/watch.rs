@@ -49,12 +49,11 @@ impl Watch {
             *rounds > 0
         });
         let mut decided = Vec::new();
-        for group in groups(machine, &now, &weights) {
+        for mut group in groups(machine, &now, &weights) {
+            group.resting = self.resting.keys().copied().collect();
             let moves = placement::moves(&group);
-            let may_move = |made: &Move| !self.resting.contains_key(&made.interrupt);
-            decided.extend(moves.into_iter().filter(may_move));
+            decided.extend(placement::first(&group, moves, MOVES_MAX - decided.len()));
         }
-        decided.truncate(MOVES_MAX);
         let told = |made: Move| Moved {
             made,
             name: name(&now, made.interrupt),

@@ -156,7 +156,7 @@ fn node(cpus: impl Iterator<Item = u32>, count: u32, load: impl Fn(u32) -> (u32,
         let (cpu, weight) = load(interrupt);
         Load { interrupt, cpu, weight }
     });
-    Group { cpus: cpus.collect(), loads: loads.collect() }
+    Group { cpus: cpus.collect(), loads: loads.collect(), ..Group::default() }
 }
 
 /// A sequence that looks random and is always the same.
