@@ -74,6 +74,11 @@ impl Host {
         fs::OpenOptions::new().write(true).open(self.path(path)).map(drop)
     }
 
+    /// Whether a file lets nobody write it, whatever the rights of this process are.
+    pub fn is_for_reading_only(&self, path: &str) -> bool {
+        fs::metadata(self.path(path)).is_ok_and(|about| about.permissions().readonly())
+    }
+
     /// Writes a value in one call, as the kernel's files want it. Never creates a file.
     pub fn write_value(&self, path: &str, value: &str) -> io::Result<()> {
         // A fixture's file must not keep the end of a longer former value; the kernel ignores it.

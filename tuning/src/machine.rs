@@ -45,6 +45,8 @@ pub struct Machine {
     pub cpus: CpuSet,
     /// One CPU of each core: the others are its hyper-threads.
     pub cores: CpuSet,
+    /// Those that were taken away from everybody at boot (isolcpus): they get no interrupts from us.
+    pub isolated: CpuSet,
     pub nodes: Vec<Node>,
     pub nics: Vec<Nic>,
     pub interrupts: Vec<Interrupt>,
@@ -78,6 +80,10 @@ impl Machine {
             kernel,
             memory_bytes,
             cores: cores(host, &cpus),
+            isolated: host
+                .text("sys/devices/system/cpu/isolated")
+                .and_then(|list| CpuSet::from_list(&list))
+                .unwrap_or_default(),
             nodes: nodes(host, &cpus, memory_bytes),
             cpus,
             nics: nic::read_all(host, &interrupts, abilities),
@@ -88,12 +94,19 @@ impl Machine {
     }
 
     /// The CPUs of a card's node in the order in which queues are dealt to them: one of each core
-    /// first. All CPUs if the card belongs to no node.
+    /// first. All CPUs if the card belongs to no node or to one without any, as a node of memory alone
+    /// is; isolated ones only where there are no others. Never empty.
     pub fn cpus_near(&self, nic: &Nic) -> Vec<u32> {
         let node = self.nodes.iter().find(|node| Some(node.index) == nic.node);
-        let near = node.map_or(&self.cpus, |node| &node.cpus);
+        let on_node: &[&CpuSet] = &[node.map_or(&self.cpus, |node| &node.cpus), &self.cpus];
+        let usable = on_node.iter().map(|cpus| {
+            let cpus = cpus.iter().filter(|cpu| self.cpus.contains(*cpu));
+            cpus.filter(|cpu| !self.isolated.contains(*cpu)).collect::<Vec<u32>>()
+        });
+        let near = usable.into_iter().find(|cpus| !cpus.is_empty());
+        let near = near.unwrap_or_else(|| self.cpus.iter().collect());
         let (first, second): (Vec<u32>, Vec<u32>) =
-            near.iter().partition(|cpu| self.cores.contains(*cpu));
+            near.into_iter().partition(|cpu| self.cores.contains(*cpu));
         first.into_iter().chain(second).collect()
     }
 

@@ -5,7 +5,7 @@
 //! `msi_irqs`, and drivers name them (`eth0-TxRx-3`, `i40e-eth0-TxRx-3`, `mlx5_comp3@pci:...`,
 //! `virtio2-input.0`). A queue's interrupt ends in the queue's number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::host::Host;
@@ -70,12 +70,16 @@ pub struct Nic {
     pub abilities: Abilities,
     /// Numbers of the queues' interrupts, in the order of the queues.
     pub interrupts: Vec<u32>,
+    /// For each of them which queue it is of, counted from 0: those of one queue for receiving and for
+    /// sending have the same.
+    pub turns: Vec<usize>,
 }
 
 const FOLDER: &str = "sys/class/net";
 
 /// The interrupts that a card has beside those of its queues.
-const NOT_A_QUEUE: [&str; 6] = ["async", "config", "mgmt", "ctrl", "misc", "event"];
+const NOT_A_QUEUE: [&str; 9] =
+    ["async", "config", "mgmt", "ctrl", "misc", "event", "fdir", "Mailbox", "pages"];
 
 pub fn read_all(
     host: &Host,
@@ -83,16 +87,27 @@ pub fn read_all(
     abilities: &BTreeMap<String, Abilities>,
 ) -> Vec<Nic> {
     let names = host.names(FOLDER).into_iter();
-    let cards = names.filter(|name| host.has(&format!("{FOLDER}/{name}/device")));
-    cards.map(|name| read(host, &name, interrupts, abilities)).collect()
+    let names = names.filter(|name| host.has(&format!("{FOLDER}/{name}/device")));
+    let mut cards: Vec<Nic> = names.map(|name| read(host, &name, abilities)).collect();
+    // The ports of a card can share one PCI device, which then lists the interrupts of all of them: an
+    // interrupt is of the port that its name has, else of the first port, and never of two.
+    let named: Vec<Vec<&Interrupt>> = cards
+        .iter()
+        .map(|card| interrupts.iter().filter(|one| is_named(host, &card.name, one)).collect())
+        .collect();
+    let mut taken: BTreeSet<u32> = named.iter().flatten().map(|one| one.number).collect();
+    for (card, mut ours) in cards.iter_mut().zip(named) {
+        let listed = host.names(&format!("{FOLDER}/{}/device/msi_irqs", card.name));
+        let listed: BTreeSet<u32> =
+            listed.iter().filter_map(|number| number.parse().ok()).collect();
+        let free = interrupts.iter().filter(|one| listed.contains(&one.number));
+        ours.extend(free.filter(|one| taken.insert(one.number)));
+        (card.interrupts, card.turns) = of_queues(ours);
+    }
+    cards
 }
 
-fn read(
-    host: &Host,
-    name: &str,
-    interrupts: &[Interrupt],
-    abilities: &BTreeMap<String, Abilities>,
-) -> Nic {
+fn read(host: &Host, name: &str, abilities: &BTreeMap<String, Abilities>) -> Nic {
     let queues = host.names(&format!("{FOLDER}/{name}/queues"));
     let count = |prefix| queues.iter().filter(|queue| queue.starts_with(prefix)).count() as u32;
     Nic {
@@ -102,30 +117,27 @@ fn read(
         rx_queues: count("rx-"),
         tx_queues: count("tx-"),
         abilities: abilities.get(name).copied().unwrap_or_default(),
-        interrupts: of_queues(host, name, interrupts),
+        interrupts: Vec::new(),
+        turns: Vec::new(),
     }
 }
 
-fn of_queues(host: &Host, name: &str, interrupts: &[Interrupt]) -> Vec<u32> {
-    let listed = host.names(&format!("{FOLDER}/{name}/device/msi_irqs"));
+fn is_named(host: &Host, name: &str, interrupt: &Interrupt) -> bool {
     // A virtio device is named by its own number, and its interrupts belong to the PCI device above.
     let device = host.link_name(&format!("{FOLDER}/{name}/device"));
     let virtio = device.filter(|device| device.starts_with("virtio"));
-    let is_ours = |interrupt: &&Interrupt| {
-        let number = interrupt.number.to_string();
-        let named = interrupt
-            .name
-            .split(['-', '@', ':'])
-            .any(|part| part == name || virtio.as_deref().is_some_and(|device| part == device));
-        listed.contains(&number) || named
-    };
-    let mut ours: Vec<(u32, &Interrupt)> = interrupts
-        .iter()
-        .filter(is_ours)
-        .filter_map(|interrupt| Some((queue_of(&interrupt.name)?, interrupt)))
-        .collect();
-    ours.sort_by_key(|(queue, interrupt)| (*queue, interrupt.number));
-    ours.into_iter().map(|(_, interrupt)| interrupt.number).collect()
+    let mut parts = interrupt.name.split(['-', '@', ':']);
+    parts.any(|part| part == name || virtio.as_deref().is_some_and(|device| part == device))
+}
+
+/// The numbers of those that are queues' in the order of the queues, and the turn of each queue.
+fn of_queues(ours: Vec<&Interrupt>) -> (Vec<u32>, Vec<usize>) {
+    let with_queue = |one: &Interrupt| Some((queue_of(&one.name)?, one.number));
+    let mut ours: Vec<(u32, u32)> = ours.into_iter().filter_map(with_queue).collect();
+    ours.sort_unstable();
+    let queues: BTreeSet<u32> = ours.iter().map(|(queue, _)| *queue).collect();
+    let turns = ours.iter().map(|(queue, _)| queues.range(..queue).count()).collect();
+    (ours.into_iter().map(|(_, number)| number).collect(), turns)
 }
 
 /// The queue in the name of an interrupt, or `None` for one that is not a queue's.
@@ -184,6 +196,8 @@ mod tests {
             ("mlx5_async0@pci:0000:41:00.0", None),
             ("virtio2-config", None),
             ("ena-mgmnt@pci:0000:00:05.0", None),
+            ("i40e-0000:3b:00.0:fdir-TxRx-0", None),
+            ("idpf-Mailbox-0", None),
             ("eth0", None),
         ] {
             assert_eq!(queue_of(name), queue, "{name}");

@@ -31,7 +31,7 @@ pub(super) const SETTINGS: &[Setting] = &[
                      is made after this is set",
                 );
             }
-            p.number(place, wanted);
+            p.at_least(place, wanted);
         },
     },
     Setting {

@@ -13,7 +13,7 @@ use crate::budget::flows;
 use crate::cpus::CpuSet;
 use crate::interrupt::affinity_path;
 use crate::machine::Machine;
-use crate::nic::{Coalescing, Nic, steering_path};
+use crate::nic::{Channels, Coalescing, Nic, steering_path};
 use crate::place::Place;
 use crate::setting::{Kind, Proposals, Setting, UNDO_NOTHING, UNDO_VALUE};
 
@@ -58,7 +58,9 @@ pub(super) const SETTINGS: &[Setting] = &[
                  Suggested Configuration",
         propose: |p| {
             for nic in &p.machine.nics {
-                let Some(channels) = nic.abilities.channels else { continue };
+                // A card whose queues receive or send only has none that are combined, and cannot.
+                let can = |channels: &Channels| channels.combined > 0 && channels.combined_max > 0;
+                let Some(channels) = nic.abilities.channels.filter(can) else { continue };
                 let near = p.machine.cpus_near(nic).len() as u64;
                 let wanted = near.min(u64::from(channels.combined_max));
                 p.at_least(Place::Channels(nic.name.clone()), wanted);
@@ -237,8 +239,24 @@ fn deal_interrupts(p: &mut Proposals) {
         }
         let near = p.machine.cpus_near(nic);
         let dealt = dealt_by_node.entry(nic.node).or_insert(0usize);
+        let mut kept_by_driver = 0;
         for (number, cpu) in placed(nic, &near, *dealt) {
-            p.exactly(Place::Value(affinity_path(number)), &cpu.to_string());
+            let path = affinity_path(number);
+            // The kernel shows an affinity that only the driver sets without the right to write it.
+            if p.host.has(&path) && p.host.is_for_reading_only(&path) {
+                kept_by_driver += 1;
+            } else {
+                p.exactly(Place::Value(path), &cpu.to_string());
+            }
+        }
+        if kept_by_driver > 0 {
+            p.tell(
+                Kind::Note,
+                format!(
+                    "{kept_by_driver} interrupts of {} are placed by its driver and cannot be moved",
+                    nic.name
+                ),
+            );
         }
         *dealt += queues(nic);
     }
@@ -246,11 +264,8 @@ fn deal_interrupts(p: &mut Proposals) {
 
 /// Interrupts for receiving and for sending of one queue, where a card has two, share a CPU.
 fn placed(nic: &Nic, near: &[u32], dealt: usize) -> Vec<(u32, u32)> {
-    let each = nic.interrupts.len() / queues(nic).max(1);
-    let place = |(index, number): (usize, &u32)| {
-        (*number, near[(dealt + index / each.max(1)) % near.len()])
-    };
-    nic.interrupts.iter().enumerate().map(place).collect()
+    let place = |(number, turn): (&u32, &usize)| (*number, near[(dealt + turn) % near.len()]);
+    nic.interrupts.iter().zip(&nic.turns).map(place).collect()
 }
 
 fn queues(nic: &Nic) -> usize {
