@@ -1,10 +1,9 @@
 //! The store beside redis-server, in rounds that take turns, with `redis-benchmark` as the client of
 //! both: it knows neither.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
@@ -248,32 +247,17 @@ fn redis_of(role: Role, port: u16, dir: &Path) -> Command {
 }
 
 /// A server that listens.
-struct Store {
-    daemon: Daemon,
-    port: u16,
-}
-
-const START: Duration = Duration::from_secs(20);
+struct Store(Daemon);
 
 impl Store {
     fn start(
         name: &str,
         dir: &Path,
-        command: impl FnOnce(u16, &Path) -> Command,
+        command: impl Fn(u16, &Path) -> Command,
     ) -> anyhow::Result<Store> {
-        // A port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let folder = Folder::within(dir, name)?;
-        let mut command = command(port, folder.path());
-        let mut daemon = Daemon::start(&mut command, folder, &io::processors()?)?;
-        let deadline = Instant::now() + START;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let why = if daemon.has_ended()? { "ended at once" } else { "does not listen" };
-            let is_late = Instant::now() > deadline;
-            ensure!(why == "does not listen" && !is_late, "{name} {why}: {}", daemon.last_words());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Store { daemon, port })
+        let command = |address: SocketAddr, dir: &Path| Ok(command(address.port(), dir));
+        Ok(Store(Daemon::start(folder, &io::processors()?, command).context(name.to_owned())?))
     }
 
     fn load(
@@ -283,9 +267,15 @@ impl Store {
         keys: u32,
         requests: u32,
     ) -> anyhow::Result<Measured> {
-        let [port, clients, bytes, keys, requests, pipeline] =
-            [self.port.into(), arguments.clients, arguments.bytes, keys, requests, load.pipeline]
-                .map(|number: u32| number.to_string());
+        let [port, clients, bytes, keys, requests, pipeline] = [
+            self.0.address.port().into(),
+            arguments.clients,
+            arguments.bytes,
+            keys,
+            requests,
+            load.pipeline,
+        ]
+        .map(|number: u32| number.to_string());
         let done = Command::new("redis-benchmark")
             .args(["-h", "127.0.0.1", "-p", &port, "-c", &clients, "-d", &bytes, "-r", &keys])
             .args(["-n", &requests, "-P", &pipeline, "-t", load.test, "--csv"])
@@ -293,8 +283,8 @@ impl Store {
             .output()
             .context("cannot run redis-benchmark")?;
         let said = String::from_utf8_lossy(&done.stdout);
-        if self.daemon.has_ended()? {
-            bail!("the server has ended during {}: {}", load.name, self.daemon.last_words());
+        if self.0.has_ended()? {
+            bail!("the server has ended during {}: {}", load.name, self.0.last_words());
         }
         let wrong = || format!("{}: redis-benchmark says {said}", load.name);
         // test, requests a second, and in milliseconds: average, least, p50, p95, p99, most.

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
@@ -198,22 +199,64 @@ impl Helper {
     }
 }
 
-/// A server of others, which writes what it says to a file in its folder.
+/// A server that is told its address, and writes what it says to a file in its folder.
 pub struct Daemon {
     /// Before the folder: dropped in this order.
     process: Owned,
     folder: Folder,
+    pub address: SocketAddr,
 }
 
+/// How long a server may take until it listens.
+const LISTENS_WITHIN: Duration = Duration::from_secs(20);
+
 impl Daemon {
+    /// Returns when it listens on loopback, on the port for which `command` was made.
     pub fn start(
-        command: &mut Command,
         folder: Folder,
         processors: &[usize],
+        command: impl Fn(SocketAddr, &Path) -> anyhow::Result<Command>,
     ) -> anyhow::Result<Daemon> {
         let file = File::create(folder.path().join(LOG)).context("its log")?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        Ok(Daemon { process: Owned(spawn_on(command, processors)?), folder })
+        let spawn = |folder: &Folder| {
+            // A port that was free a moment ago.
+            let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let mut command = command(address, folder.path())?;
+            command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file.try_clone()?);
+            anyhow::Ok((Owned(spawn_on(&mut command, processors)?), address))
+        };
+        let (process, address) = spawn(&folder)?;
+        let mut daemon = Daemon { process, folder, address };
+        // Another one may take the port meanwhile, but hardly twice.
+        if !daemon.listens()? {
+            (daemon.process, daemon.address) = spawn(&daemon.folder)?;
+            ensure!(daemon.listens()?, "it ended at once: {}", daemon.last_words());
+        }
+        Ok(daemon)
+    }
+
+    /// False when it has ended instead.
+    fn listens(&mut self) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + LISTENS_WITHIN;
+        loop {
+            if self.has_ended()? {
+                return Ok(false);
+            }
+            // To a port on which nobody listens a socket can be connected with itself.
+            let connected = TcpStream::connect(self.address);
+            if connected
+                .is_ok_and(|socket| socket.local_addr().is_ok_and(|own| own != self.address))
+            {
+                return Ok(true);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "it did not listen on {} within {LISTENS_WITHIN:?}: {}",
+                self.address,
+                self.last_words()
+            );
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -231,6 +274,8 @@ impl Daemon {
         String::from_utf8_lossy(end).trim().to_owned()
     }
 }
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const LOG: &str = "log";
 
@@ -281,8 +326,6 @@ pub fn cpu_ns(pid: u32) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

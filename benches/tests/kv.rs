@@ -65,7 +65,7 @@ fn what_cannot_run_is_told() {
     let folder = Folder::new("bad");
     for (arguments, told) in [
         (&["--kv", "/nonexistent/hawser-kv"][..], "does not exist"),
-        (&["--kv", "/bin/false"][..], "hawser-kv ended at once"),
+        (&["--kv", "/bin/false"][..], "hawser-kv: it ended at once"),
         (&["--rounds", "0"][..], "invalid value '0' for '--rounds"),
     ] {
         let output = bench(&folder.0, arguments);

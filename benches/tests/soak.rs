@@ -53,7 +53,7 @@ fn a_short_one_is_right_and_bounded() {
 fn what_is_wrong_ends_it() {
     let folder = Folder::new("bad");
     for (arguments, told) in [
-        (&["--kv", "/bin/false"][..], "hawser-kv ended at once"),
+        (&["--kv", "/bin/false"][..], "hawser-kv: it ended at once"),
         (&["--minutes", "0.01"][..], "0.05 to 100000"),
         (&["--minutes", "0.05", "--clients", "1", "--cache-mib", "0"][..], "invalid value '0'"),
     ] {

@@ -48,23 +48,39 @@ struct Redis {
 impl Redis {
     /// With the `dump.rdb` of this directory, if there is one.
     fn start(dir: TempDir) -> Redis {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (child, port) = Redis::spawn(&dir);
+        let mut redis = Redis { child, dir, port };
+        while !until("started", || redis.listens()) {
+            (redis.child, redis.port) = Redis::spawn(&redis.dir);
+        }
+        redis
+    }
+
+    fn spawn(dir: &TempDir) -> (Child, u16) {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--repl-diskless-sync-delay", "0"])
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
+            .args(["--repl-diskless-sync-delay", "0", "--unixsocket"])
+            .arg(dir.join("r"))
             .arg("--dir")
             .arg(&dir.0)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed (apt-get install redis-server)");
-        let redis = Redis { child, dir, port };
-        until("started", || {
-            let client = redis::Client::open(redis.url()).unwrap();
-            let mut connection = client.get_connection().ok()?;
-            redis::cmd("PING").query::<String>(&mut connection).ok()
-        });
-        redis
+        (child, port)
+    }
+
+    /// False when it has ended, as it does when another one has taken its port meanwhile. Its socket is
+    /// asked: who connects to a free port over and over can end up connected to himself.
+    fn listens(&mut self) -> Option<bool> {
+        if self.child.try_wait().unwrap().is_some() {
+            return Some(false);
+        }
+        let url = format!("redis+unix://{}", self.dir.join("r").display());
+        let mut connection = redis::Client::open(url).unwrap().get_connection().ok()?;
+        redis::cmd("PING").query::<String>(&mut connection).ok().map(|_| true)
     }
 
     fn url(&self) -> String {

@@ -137,7 +137,8 @@ fn contender(
         [Load::Fanout5To1000] => PUBLISHERS,
         _ => 1,
     };
-    let Peer { daemon, address, version, config } = Peer::start(name, &program)?;
+    let Peer { daemon, version, config } = Peer::start(name, &program)?;
+    let address = daemon.address;
     let side = TargetSide::start(setting, address, version, Some(daemon), connections, publishers)?;
     Ok(Some(Contender::new(Box::new(side), "mqtt", Some(config))))
 }

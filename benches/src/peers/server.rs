@@ -3,12 +3,11 @@
 //! Each has a folder of its own, and listens on loopback only.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 
 use crate::folder::Folder;
 use crate::process::Daemon;
@@ -21,10 +20,6 @@ pub enum Name {
     NatsServer,
     Rumqttd,
 }
-
-/// How long a server may take until it listens.
-const START: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Name {
     pub fn program(self) -> &'static str {
@@ -112,7 +107,6 @@ impl Name {
 /// A server that listens.
 pub struct Peer {
     pub daemon: Daemon,
-    pub address: SocketAddr,
     pub version: String,
     pub config: String,
 }
@@ -121,37 +115,22 @@ impl Peer {
     pub fn start(name: Name, program: &Path) -> anyhow::Result<Peer> {
         let version = name.version(program)?;
         let folder = Folder::in_memory(name.program())?;
-        // A port that was free a moment ago.
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let config = name.config(address, folder.path());
         // rumqttd goes by the name; the others take any.
         let file = folder.path().join("config.toml");
-        fs::write(&file, &config).with_context(|| file.display().to_string())?;
-        let mut command = Command::new(program);
-        command.arg("-c").arg(&file);
-        if name == Name::NatsServer {
-            // As many threads that run as it has processors.
-            command.env("GOMAXPROCS", "1");
-        }
-        let mut daemon = Daemon::start(&mut command, folder, &[processors()?.0])?;
-        wait_until_it_listens(&mut daemon, address)
+        let command = |address, folder: &Path| {
+            let config = name.config(address, folder);
+            fs::write(&file, config).with_context(|| file.display().to_string())?;
+            let mut command = Command::new(program);
+            command.arg("-c").arg(&file);
+            if name == Name::NatsServer {
+                // As many threads that run as it has processors.
+                command.env("GOMAXPROCS", "1");
+            }
+            Ok(command)
+        };
+        let daemon = Daemon::start(folder, &[processors()?.0], command)
             .with_context(|| format!("{version}, {}", program.display()))?;
-        Ok(Peer { daemon, address, version, config })
+        let config = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        Ok(Peer { daemon, version, config })
     }
-}
-
-fn wait_until_it_listens(daemon: &mut Daemon, address: SocketAddr) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START;
-    while TcpStream::connect(address).is_err() {
-        if daemon.has_ended()? {
-            bail!("it ended at once: {}", daemon.last_words());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "it did not listen on {address} within {START:?}: {}",
-            daemon.last_words()
-        );
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@
 mod client;
 mod worker;
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
@@ -73,7 +73,6 @@ pub struct Arguments {
 }
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-const START: Duration = Duration::from_secs(20);
 
 /// The row cache of the store under test.
 const ROWS_MIB: u32 = 16;
@@ -114,7 +113,7 @@ struct Sample {
 pub fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<()> {
     let kv = sibling(arguments.kv.as_deref(), "hawser-kv")?;
     let mut store = Store::start(arguments, &kv)?;
-    let port = store.port;
+    let port = store.port();
     let together = Together::default();
     let (failures, failed) = channel();
     let samples = std::thread::scope(|scope| {
@@ -158,35 +157,32 @@ fn work(port: u16, number: u64, together: &Together, failures: &Sender<anyhow::E
 /// The store under test, listening.
 struct Store {
     daemon: Daemon,
-    port: u16,
     dir: PathBuf,
 }
 
 impl Store {
     fn start(arguments: &Arguments, kv: &Path) -> anyhow::Result<Store> {
-        // A port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let folder = Folder::within(&arguments.dir, "hawser-kv")?;
         let dir = folder.path().join("data");
-        let mut command = Command::new(kv);
-        command.args(["--listen", &format!("127.0.0.1:{port}"), "--dir"]).arg(&dir);
-        for set in [
-            format!("cache_mib={}", arguments.cache_mib),
-            format!("memtable_mib={}", arguments.memtable_mib),
-            format!("rows_mib={ROWS_MIB}"),
-            "log_segment_mib=16".to_owned(),
-        ] {
-            command.args(["--set", &set]);
-        }
-        let mut daemon = Daemon::start(&mut command, folder, &io::processors()?)?;
-        let deadline = Instant::now() + START;
-        while Client::connect(port).is_err() {
-            ensure!(!daemon.has_ended()?, "hawser-kv ended at once: {}", daemon.last_words());
-            let is_late = Instant::now() > deadline;
-            ensure!(!is_late, "hawser-kv does not listen: {}", daemon.last_words());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Store { daemon, port, dir })
+        let command = |address: SocketAddr, _: &Path| {
+            let mut command = Command::new(kv);
+            command.args(["--listen", &address.to_string(), "--dir"]).arg(&dir);
+            for set in [
+                format!("cache_mib={}", arguments.cache_mib),
+                format!("memtable_mib={}", arguments.memtable_mib),
+                format!("rows_mib={ROWS_MIB}"),
+                "log_segment_mib=16".to_owned(),
+            ] {
+                command.args(["--set", &set]);
+            }
+            Ok(command)
+        };
+        let daemon = Daemon::start(folder, &io::processors()?, command).context("hawser-kv")?;
+        Ok(Store { daemon, dir })
+    }
+
+    fn port(&self) -> u16 {
+        self.daemon.address.port()
     }
 
     /// What its files have, blob files included, without the write log.
@@ -205,7 +201,7 @@ fn watch(
     wrong: &dyn Fn() -> Option<anyhow::Error>,
 ) -> anyhow::Result<Vec<Sample>> {
     let (begun, seconds) = (Instant::now(), arguments.minutes * 60.0);
-    let mut client = Client::connect(store.port)?;
+    let mut client = Client::connect(store.port())?;
     let mut progress = Progress::new("seconds");
     let mut samples = Vec::new();
     while begun.elapsed().as_secs_f64() < seconds {
