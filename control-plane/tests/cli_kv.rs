@@ -106,7 +106,7 @@ impl Drop for Redis {
 }
 
 struct Store {
-    handle: Option<Handle>,
+    _handle: Handle,
     socket: PathBuf,
     dir: TempDir,
 }
@@ -124,7 +124,7 @@ impl Store {
             cache_mib: 8,
             ..Config::default()
         };
-        Store { handle: Some(Server::start(change(config)).unwrap()), socket, dir }
+        Store { _handle: Server::start(change(config)).unwrap(), socket, dir }
     }
 
     fn address(&self) -> String {
@@ -134,14 +134,6 @@ impl Store {
     fn connect(&self) -> redis::Connection {
         let url = format!("redis+unix://{}", self.socket.display());
         redis::Client::open(url).unwrap().get_connection().unwrap()
-    }
-}
-
-/// RocksDB's threads must not outlive its statics, which go with the process.
-impl Drop for Store {
-    fn drop(&mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(self.handle.take().expect("it runs until here").stop());
     }
 }
 

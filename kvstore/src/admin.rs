@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use crate::prometheus;
 use crate::shared::Shared;
@@ -16,13 +15,9 @@ const REQUEST_BYTES_MAX: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One request at a time: an operator's scraper needs no more, and it bounds what it can cost.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        let accepted = tokio::select! {
-            _ = stop.changed() => return,
-            accepted = listener.accept() => accepted,
-        };
-        if let Ok((stream, _)) = accepted {
+        if let Ok((stream, _)) = listener.accept().await {
             _ = tokio::time::timeout(REQUEST_TIMEOUT, answer(stream, &shared)).await;
         }
     }

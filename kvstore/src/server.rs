@@ -17,14 +17,13 @@ use std::thread::JoinHandle;
 use mio::Poll;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use crate::admin;
 use crate::config::{Config, ConfigError, Durability};
 use crate::inbox::Inbox;
 use crate::metrics::Snapshot;
-use crate::network::{Common, Listeners, Network, STOP_GRACE};
+use crate::network::{Common, Listeners, Network};
 use crate::processor::Place;
 use crate::shared::{Shared, Stopped};
 use crate::store::commit::{Committer, GROUPS_MAX};
@@ -63,7 +62,8 @@ pub enum StartError {
 
 pub struct Server;
 
-/// A running server. Dropping it stops it without waiting; nothing answered is lost by that.
+/// A running server. Dropping it stops it and blocks until its threads have ended; [`stop`](Handle::stop)
+/// is for those who must not block.
 pub struct Handle {
     shared: Arc<Shared>,
     address: Option<SocketAddr>,
@@ -72,13 +72,8 @@ pub struct Handle {
     is_stopping: Arc<AtomicBool>,
     inboxes: Arc<[Arc<Inbox>]>,
     threads: Vec<JoinHandle<()>>,
-    admin: Option<Admin>,
-}
-
-/// What answers `/metrics` and `/health`.
-struct Admin {
-    runtime: Runtime,
-    stop: watch::Sender<bool>,
+    /// What answers `/metrics` and `/health` ends with it.
+    admin: Option<oneshot::Sender<()>>,
 }
 
 impl Server {
@@ -109,13 +104,16 @@ impl Server {
             inboxes: Arc::new([]),
             threads: start_writing(&shared, log, (orders, heard), place.clone())
                 .map_err(StartError::Threads)?,
-            admin: admin.map(|listener| start_admin(listener, &shared)).transpose()?,
+            admin: None,
         };
         let listeners = Listeners {
             tcp: tcp.map(mio::net::TcpListener::from_std),
             unix: unix.map(mio::net::UnixListener::from_std),
         };
         handle.start_network((threads, place), jobs, listeners).map_err(StartError::Threads)?;
+        if let Some(listener) = admin {
+            handle.start_admin(listener).map_err(StartError::Threads)?;
+        }
         Ok(handle)
     }
 }
@@ -192,37 +190,41 @@ impl Handle {
         Ok(())
     }
 
-    fn begin_to_stop(&self) {
-        self.is_stopping.store(true, SeqCst);
-        self.inboxes.iter().for_each(|inbox| inbox.wake());
-        if let Some(admin) = &self.admin {
-            admin.stop.send_replace(true);
-        }
+    fn start_admin(&mut self, listener: StdTcpListener) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let guard = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        drop(guard);
+        let (held, let_go) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.threads.push(named("hawser-kv-admin").spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = let_go => {}
+                    () = admin::serve(listener, shared) => {}
+                }
+            });
+        })?);
+        self.admin = Some(held);
+        Ok(())
     }
 
     /// Answers what was sent, flushes, and returns when the directory is free.
-    pub async fn stop(mut self) {
-        self.begin_to_stop();
-        let threads = std::mem::take(&mut self.threads);
-        let admin = self.admin.take();
-        // Whoever still holds the database holds its directory, so all of them are waited for.
-        let joined = tokio::task::spawn_blocking(move || {
-            if let Some(admin) = admin {
-                admin.runtime.shutdown_timeout(STOP_GRACE);
-            }
-            threads.into_iter().map(JoinHandle::join).all(|outcome| outcome.is_ok())
-        });
-        if !joined.await.unwrap_or(false) {
-            tracing::error!("a thread of the store panicked");
-        }
+    pub async fn stop(self) {
+        _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 }
 
+/// Blocks until what [`Handle::stop`] promises is done. Threads that outlived it would use RocksDB while
+/// the process ends, and hold the directory.
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.begin_to_stop();
-        if let Some(admin) = self.admin.take() {
-            admin.runtime.shutdown_background();
+        self.is_stopping.store(true, SeqCst);
+        self.inboxes.iter().for_each(|inbox| inbox.wake());
+        self.admin = None;
+        let panicked = self.threads.drain(..).map(JoinHandle::join).filter(Result::is_err).count();
+        if panicked > 0 {
+            tracing::error!("a thread of the store panicked");
         }
         if let Some(unix) = &self.unix {
             _ = std::fs::remove_file(unix);
@@ -320,21 +322,6 @@ impl Drop for Closing {
     fn drop(&mut self) {
         self.0.checkpoints.close();
     }
-}
-
-fn start_admin(listener: StdTcpListener, shared: &Arc<Shared>) -> Result<Admin, StartError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("hawser-kv-admin")
-        .enable_all()
-        .build()
-        .map_err(StartError::Threads)?;
-    let (stop, stopping) = watch::channel(false);
-    let _guard = runtime.enter();
-    let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-    runtime.spawn(admin::serve(listener, shared.clone(), stopping));
-    drop(_guard);
-    Ok(Admin { runtime, stop })
 }
 
 fn bind_tcp(address: &str, setting: &'static str) -> Result<Option<StdTcpListener>, StartError> {
