@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use thiserror::Error;
 
-use super::{MAGIC, OpenError, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, Segment, State};
-use super::{decode, io_error, segments};
+use super::record::{MAGIC, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, decode};
+use super::{OpenError, Segment, State, io_error, segments};
 
 /// Why a sequence cannot be read.
 #[derive(Debug, Error)]
