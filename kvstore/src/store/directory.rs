@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::lasting;
 
 /// The form of log and database that this program reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const NAME: &str = "format";
 const UNFINISHED: &str = "format.tmp";

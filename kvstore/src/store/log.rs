@@ -2,11 +2,10 @@
 //!
 //! ```text
 //! DIR/log/00000000000000000042.log    named after the first sequence in it
-//! segment   "hawserkv-log-v2\n", then records
-//! record    [payload bytes u32][CRC-32C u32 of what follows][sequence u64][synced u64][payload]
+//! segment   a header, then records: [sequence][synced][payload] and a checksum; bytes in `log/record.rs`
 //! ```
 //!
-//! All integers are big-endian. Sequences are dense across segments. `synced` is the last sequence that
+//! Sequences are dense across segments. `synced` is the last sequence that
 //! was known to be on the disk when the record was written, and a segment is synced before the next one
 //! is made. So a record that cannot be read was promised to somebody exactly if a later record or a later
 //! segment says that it had been synced: then it is damaged, and opening fails with its place. Otherwise
@@ -42,7 +41,8 @@ use thiserror::Error;
 
 use super::lasting;
 use super::seeded::SeededBug;
-use record::{MAGIC, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, decode, encode};
+use record::{HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, Salt};
+use record::{decode, encode, is_known_as_synced};
 
 pub mod copy;
 pub mod reader;
@@ -52,6 +52,8 @@ mod record;
 const UNFINISHED: &str = ".log.tmp";
 const SPARE: &str = "spare.log.tmp";
 const SPARE_PIECE_BYTES: usize = 1 << 20;
+/// A spare segment takes at most this part of what is free: RocksDB needs space to make some.
+const SPARE_SHARE: u64 = 4;
 
 /// Why the log cannot be opened.
 #[derive(Debug, Error)]
@@ -94,7 +96,9 @@ pub struct Cut {
 pub struct Log {
     dir: Dir,
     shared: Arc<State>,
-    /// Bytes of whole records. What is after them was never answered, or is zeros.
+    /// That of the active segment.
+    salt: Salt,
+    /// Up to the last whole record. What is after it was never answered, or is zeros.
     bytes: u64,
     /// The active segment was a spare one.
     has_room: bool,
@@ -174,11 +178,11 @@ impl Log {
         remove_unfinished(dir)?;
         let (next, cut) = replay_all(dir, applied, Replayed::GoesOn, &mut apply)?;
         let made = Dir::open(dir).and_then(|dir| {
-            let file = dir.create_segment(next, None)?;
+            let created = dir.create_segment(next, None)?;
             dir.handle.sync_all()?;
-            Ok((dir, file))
+            Ok((dir, created))
         });
-        let (dir, file) = made.map_err(|error| io_error(dir, error))?;
+        let (dir, (file, salt)) = made.map_err(|error| io_error(dir, error))?;
         let shared = State {
             file: Mutex::new(Arc::new(file)),
             active: AtomicU64::new(next),
@@ -189,11 +193,10 @@ impl Log {
             pins: Mutex::default(),
             spare: Mutex::default(),
         };
-        let (bytes, shared) = (MAGIC.len() as u64, Arc::new(shared));
-        Ok((
-            Log { dir, shared, bytes, has_room: false, has_asked: false, segment_bytes_max, next },
-            cut,
-        ))
+        let (bytes, shared) = (HEADER_BYTES as u64, Arc::new(shared));
+        let (has_room, has_asked) = (false, false);
+        let log = Log { dir, shared, salt, bytes, has_room, has_asked, segment_bytes_max, next };
+        Ok((log, cut))
     }
 
     /// What makes room for the segment after this one.
@@ -233,7 +236,7 @@ impl Log {
             return Err(AppendError::Stopped);
         }
         let sequence = self.next;
-        let record = encode(sequence, self.shared.synced.load(SeqCst), payload);
+        let record = encode(self.salt, sequence, self.shared.synced.load(SeqCst), payload);
         if let Err(error) = self.shared.file().write_all_at(&record, self.bytes)
             && !SeededBug::IgnoresWriteError.is_on()
         {
@@ -266,9 +269,9 @@ impl Log {
             cut.inspect_err(|_| self.shared.broken.store(true, SeqCst))?;
         }
         let has_room = spare.is_some();
-        let file = self.dir.create_segment(self.next, spare.take())?;
+        let (file, salt) = self.dir.create_segment(self.next, spare.take())?;
         drop(spare);
-        (self.bytes, self.has_room) = (MAGIC.len() as u64, has_room);
+        (self.salt, self.bytes, self.has_room) = (salt, HEADER_BYTES as u64, has_room);
         *self.shared.file.lock().expect("nothing panics under it") = Arc::new(file);
         self.shared.active.store(self.next, SeqCst);
         let broken = &self.shared.broken;
@@ -312,7 +315,7 @@ impl Dir {
     }
 
     /// Makes a segment whose name is not durable yet. After an error there is none.
-    fn create_segment(&self, first: u64, spare: Option<File>) -> io::Result<File> {
+    fn create_segment(&self, first: u64, spare: Option<File>) -> io::Result<(File, Salt)> {
         let path = self.path.join(format!("{first:020}.log"));
         let unfinished = match spare {
             Some(_) => self.path.join(SPARE),
@@ -320,20 +323,21 @@ impl Dir {
         };
         // A segment of this name can only be one without a whole record in it.
         let made = begin_segment(spare, &unfinished)
-            .and_then(|file| fs::rename(&unfinished, &path).map(|()| file));
+            .and_then(|made| fs::rename(&unfinished, &path).map(|()| made));
         // Whoever looks for segments ignores it, should it stay.
         made.inspect_err(|_| _ = fs::remove_file(&unfinished))
     }
 }
 
-fn begin_segment(spare: Option<File>, path: &Path) -> io::Result<File> {
+fn begin_segment(spare: Option<File>, path: &Path) -> io::Result<(File, Salt)> {
     let file = match spare {
         Some(spare) => spare,
         None => OpenOptions::new().write(true).create(true).truncate(true).open(path)?,
     };
-    file.write_all_at(MAGIC, 0)?;
+    let salt = Salt::random();
+    file.write_all_at(&salt.header(), 0)?;
     file.sync_all()?;
-    Ok(file)
+    Ok((file, salt))
 }
 
 /// Makes a file of zeros that becomes the next segment.
@@ -344,10 +348,14 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// Makes one, unless there is one. It takes as long as writing a whole segment; after an error there
-    /// is none, and the next segment is made without.
+    /// Makes one, unless there is one or it would take the space that others need. It takes as long as
+    /// writing a whole segment; without it the next segment is made as it is needed.
     pub fn prepare(&self) -> io::Result<()> {
         if self.shared.spare.lock().expect("nothing panics under it").is_some() {
+            return Ok(());
+        }
+        let disk = rustix::fs::statvfs(self.path.parent().expect("it is in the log's directory"))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) / SPARE_SHARE < self.bytes {
             return Ok(());
         }
         let file = self.zeros().inspect_err(|_| _ = fs::remove_file(&self.path))?;
@@ -434,12 +442,12 @@ struct Segment {
 }
 
 impl Segment {
-    /// Whether there is nothing after its first line, or nothing but zeros.
+    /// Whether there is nothing after its header, or nothing but zeros.
     fn is_empty(&self) -> Result<bool, OpenError> {
-        let mut header = [0; MAGIC.len() + RECORD_HEADER_BYTES];
+        let mut header = [0; HEADER_BYTES + RECORD_HEADER_BYTES];
         let read = File::open(&self.path).and_then(|file| read_up_to(&file, &mut header));
         let bytes = read.map_err(|error| io_error(&self.path, error))?;
-        Ok(header[..bytes].get(MAGIC.len()..).is_none_or(is_zeros))
+        Ok(header[..bytes].get(HEADER_BYTES..).is_none_or(is_zeros))
     }
 }
 
@@ -572,12 +580,12 @@ fn replay<E: From<OpenError>>(
         offset: offset as u64,
         what,
     };
-    let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
+    let Some((salt, mut rest)) = Salt::of(&bytes) else {
         // A crash while the segment was made: nothing was in it yet.
-        if *next >= synced_below && bytes.len() <= MAGIC.len() {
+        if *next >= synced_below && bytes.len() <= HEADER_BYTES {
             return Ok(Some(torn_end(path, &bytes, 0, after)?));
         }
-        return Err(damaged(0, "the first line is wrong").into());
+        return Err(damaged(0, "the header is wrong").into());
     };
     while !rest.is_empty() {
         let offset = bytes.len() - rest.len();
@@ -596,7 +604,7 @@ fn replay<E: From<OpenError>>(
                 rest = after;
             }
             Ok(_) => return Err(damaged(offset, "the sequence is wrong").into()),
-            Err(what) if *next < synced_below || is_known_as_synced(rest, *next) => {
+            Err(what) if *next < synced_below || is_known_as_synced(salt, rest, *next) => {
                 return Err(damaged(offset, what).into());
             }
             Err(_) => return Ok(Some(torn_end(path, &bytes, offset, after)?)),
@@ -610,19 +618,6 @@ fn is_room(rest: &[u8]) -> bool {
     is_zeros(&rest[..rest.len().min(RECORD_HEADER_BYTES)]) && is_zeros(rest)
 }
 
-/// Whether a whole record lies anywhere in `bytes` that says that `sequence` had been synced.
-fn is_known_as_synced(bytes: &[u8], sequence: u64) -> bool {
-    (1..bytes.len().saturating_sub(RECORD_HEADER_BYTES)).any(|offset| {
-        let candidate = &bytes[offset..];
-        let number =
-            |at| u64::from_be_bytes(candidate[at..at + 8].try_into().expect("eight bytes"));
-        let (later, synced) = (number(8), number(16));
-        let is_plausible =
-            (sequence..later).contains(&synced) && (later - sequence) < candidate.len() as u64;
-        is_plausible && decode(candidate).is_ok()
-    })
-}
-
 fn torn_end(path: &Path, bytes: &[u8], offset: usize, after: Replayed) -> Result<Cut, OpenError> {
     if after == Replayed::GoesOn {
         cut(path, offset).map_err(|error| io_error(path, error))?;
@@ -632,7 +627,7 @@ fn torn_end(path: &Path, bytes: &[u8], offset: usize, after: Replayed) -> Result
 }
 
 fn cut(path: &Path, offset: usize) -> io::Result<()> {
-    if offset < MAGIC.len() {
+    if offset < HEADER_BYTES {
         return fs::remove_file(path);
     }
     let file = OpenOptions::new().write(true).open(path)?;
@@ -640,8 +635,8 @@ fn cut(path: &Path, offset: usize) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives up what is in a segment from `offset` on, and the segments after it. The database keeps what
-/// it has of that. For an operator who has no copy of a damaged file; no process may have the log open.
+/// Gives up what is in a segment from `offset` on, and the segments after it: 0 is all of it, anything else
+/// the place of a record. The database keeps what it has of that. For an operator who has no copy of a damaged file; no process may have the log open.
 pub fn cut_off(path: &Path, offset: u64) -> Result<Vec<Cut>, OpenError> {
     let failed = |error| io_error(path, error);
     let found = path.parent().map(segments).transpose()?.unwrap_or_default();
@@ -649,8 +644,8 @@ pub fn cut_off(path: &Path, offset: u64) -> Result<Vec<Cut>, OpenError> {
         return Err(failed(io::Error::other("this is no file of a write log")));
     };
     let whole = path.metadata().map_err(failed)?.len();
-    if offset < MAGIC.len() as u64 || offset >= whole {
-        let range = format!("it has {whole} bytes, and the first record begins at {}", MAGIC.len());
+    if (1..HEADER_BYTES as u64).contains(&offset) || offset >= whole {
+        let range = format!("it has {whole} bytes, and the first record begins at {HEADER_BYTES}");
         return Err(failed(io::Error::other(range)));
     }
     let mut cuts = vec![Cut { path: path.to_path_buf(), offset, bytes: whole - offset }];

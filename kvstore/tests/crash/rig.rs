@@ -288,10 +288,10 @@ impl Rig {
     fn flip_a_bit(&mut self, random: &mut Random) -> Result<(), String> {
         let Some(path) = self.place.newest_segment() else { return Ok(()) };
         let end = known_as_synced(&path);
-        if end == FIRST_LINE_BYTES {
+        if end == HEADER_BYTES {
             return Ok(());
         }
-        let offset = FIRST_LINE_BYTES + random.below(end - FIRST_LINE_BYTES);
+        let offset = random.below(end);
         let mask = 1 << random.below(8);
         self.story.push(format!("bit flipped at {offset} of {end}"));
         flip(&path, offset, mask);
@@ -330,15 +330,18 @@ fn wait_a_moment(time: Duration) {
     std::thread::sleep(time);
 }
 
-const FIRST_LINE_BYTES: u64 = 16;
+const HEADER_BYTES: u64 = 28;
+const SALT_AT: usize = 16;
 const RECORD_HEADER_BYTES: u64 = 24;
 
-/// Where the last record ends that a later one says was synced; where the first line ends if none does.
+/// Where the last record ends that a later one says was synced; where the header ends if none does.
 fn known_as_synced(path: &Path) -> u64 {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
     read.expect("the segment can be read");
-    let (mut start, mut synced_max, mut records) = (FIRST_LINE_BYTES, 0, Vec::new());
+    let number =
+        |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight"));
+    let (mut start, mut synced_max, mut records) = (HEADER_BYTES, 0, Vec::new());
     while let Some(header) = bytes.get(start as usize..(start + RECORD_HEADER_BYTES) as usize) {
         let length = u32::from_be_bytes(header[..4].try_into().expect("four bytes"));
         let end = start + RECORD_HEADER_BYTES + u64::from(length);
@@ -346,13 +349,12 @@ fn known_as_synced(path: &Path) -> u64 {
         if crc32c::crc32c(&record[8..]).to_be_bytes() != record[4..8] {
             break;
         }
-        let number = |at: usize| u64::from_be_bytes(record[at..at + 8].try_into().expect("eight"));
-        records.push((number(8), end));
-        synced_max = number(16).max(synced_max);
+        records.push((number(record, 8), end));
+        synced_max = (number(record, 16) ^ number(&bytes, SALT_AT)).max(synced_max);
         start = end;
     }
     let known = records.iter().rev().find(|(sequence, _)| *sequence <= synced_max);
-    known.map_or(FIRST_LINE_BYTES, |(_, end)| *end)
+    known.map_or(HEADER_BYTES, |(_, end)| *end)
 }
 
 fn flip(path: &Path, offset: u64, mask: u8) {

@@ -1,7 +1,5 @@
 //! The inputs that are committed from the start.
 
-use hawser_kv::store::log::{Log, OpenError};
-
 pub fn all() -> Vec<(&'static str, String, Vec<u8>)> {
     let mut all = Vec::new();
     for (name, stream) in STREAMS {
@@ -34,31 +32,42 @@ const STREAMS: [(&str, &str); 12] = [
     ("unfinished", "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100\r\nabc"),
 ];
 
-/// A segment with records, whole and in part.
-fn logs() -> Vec<(&'static str, String, Vec<u8>)> {
-    let dir = std::env::temp_dir().join(format!("hkv-fuzz-seeds-{}", std::process::id()));
-    let opened = Log::open(&dir, 0, 1 << 20, |_, _| Ok::<(), OpenError>(()));
-    let (mut log, _) = opened.expect("a new log");
-    for payload in
-        [&b""[..], b"a", &[0; 40], b"\x01\x00\x00\x00\x02\x01k\x00\x00\x00\x01v", &[255; 3]]
-    {
-        log.append(payload).expect("there is space");
-        log.sync().expect("it syncs");
+/// A segment with records, each synced before the next, as the log's documentation has it.
+fn segment(payloads: &[&[u8]]) -> Vec<u8> {
+    const SALT: u64 = 0x0123_4567_89ab_cdef;
+    let mut bytes = [&b"hawserkv-log-v3\n"[..], &SALT.to_be_bytes()].concat();
+    bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
+    for (synced, payload) in (0u64..).zip(payloads) {
+        let sequence = (synced + 1).to_be_bytes();
+        let after = [&sequence[..], &(synced ^ SALT).to_be_bytes(), payload].concat();
+        bytes.extend((payload.len() as u32).to_be_bytes());
+        bytes.extend(crc32c::crc32c(&after).to_be_bytes());
+        bytes.extend(after);
     }
-    let bytes = std::fs::read(dir.join(format!("{:020}.log", 1))).expect("the segment");
-    _ = std::fs::remove_dir_all(&dir);
+    bytes
+}
+
+/// Whole, in part, and changed.
+fn logs() -> Vec<(&'static str, String, Vec<u8>)> {
+    let bytes =
+        segment(&[b"", b"a", &[0; 40], b"\x01\x00\x00\x00\x02\x01k\x00\x00\x00\x01v", &[255; 3]]);
     let mut all = vec![("log", "five".to_string(), bytes.clone())];
-    for length in [0, 8, 16, 17, 40, 64, bytes.len() - 1] {
+    for length in [0, 8, 27, 28, 29, 52, 76, bytes.len() - 1] {
         all.push(("log", format!("first-{length}"), bytes[..length].to_vec()));
     }
-    for (name, at) in
-        [("magic", 3), ("length", 16), ("checksum", 20), ("sequence", 31), ("synced", 39)]
-    {
+    for (name, at) in [
+        ("magic", 3),
+        ("salt", 20),
+        ("length", 31),
+        ("checksum", 34),
+        ("sequence", 43),
+        ("synced", 51),
+    ] {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
         all.push(("log", format!("changed-{name}"), changed));
     }
-    let (head, tail) = bytes.split_at(16);
+    let (head, tail) = bytes.split_at(28);
     all.push(("log", "twice".into(), [head, tail, tail].concat()));
     all.push(("log", "garbage".into(), [&bytes[..], &[7; 100]].concat()));
     all

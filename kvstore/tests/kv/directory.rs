@@ -63,6 +63,18 @@ fn another_version_is_named() {
 }
 
 #[test]
+fn a_server_that_is_dropped_has_let_go_of_it() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    for round in 0..20 {
+        let server = start(&config);
+        let mut client = Client::unix(&config.unix);
+        assert_eq!(client.run("INCR count"), Value::Integer(round + 1));
+        drop(server);
+    }
+}
+
+#[test]
 fn files_of_the_configuration_may_be_in_it() {
     let dir = TempDir::new();
     let mut config = config(&dir);

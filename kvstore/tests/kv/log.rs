@@ -8,6 +8,7 @@ use hawser_kv::store::log::reader::ReadError;
 use hawser_kv::store::log::{self, Cut, Log, OpenError};
 
 const SEGMENT: u64 = 1 << 20;
+const HEADER_BYTES: usize = 28;
 
 type Records = Vec<(u64, Vec<u8>)>;
 
@@ -98,11 +99,18 @@ fn a_rotation_that_fails_leaves_nothing_behind() {
     assert_eq!(names(dir.path()).len(), 3, "{:?}", names(dir.path()));
 }
 
+/// What a segment without records is.
+fn header() -> Vec<u8> {
+    let dir = TempDir::new();
+    open(dir.path(), 0, SEGMENT).expect("a new log");
+    fs::read(dir.join("00000000000000000001.log")).expect("the segment")
+}
+
 /// Empty files with numbers that the segment before them has, and files that were never renamed: what
 /// half a rotation leaves. They hold nothing, so nothing is missing.
 #[test]
 fn files_of_half_a_rotation_are_removed() {
-    for content in ["", "hawserkv", "hawserkv-log-v2\n"] {
+    for content in [&b""[..], b"hawserkv", &header()] {
         for torn in [false, true] {
             let (dir, path, bytes) = five();
             if torn {
@@ -122,7 +130,7 @@ fn files_of_half_a_rotation_are_removed() {
     // A record that such a file shows to have been synced is not torn but damaged.
     let (dir, path, bytes) = five();
     fs::write(&path, &bytes[..bytes.len() - 1]).expect("a file");
-    fs::write(dir.join("00000000000000000006.log"), "hawserkv-log-v2\n").expect("a file");
+    fs::write(dir.join("00000000000000000006.log"), header()).expect("a file");
     assert!(matches!(open(dir.path(), 0, SEGMENT).err(), Some(OpenError::Damaged { .. })));
 }
 
@@ -351,7 +359,7 @@ fn a_reader_is_told_of_damage() {
     append(&mut log, 3);
     let path = dir.join("00000000000000000001.log");
     let mut bytes = fs::read(&path).expect("the segment");
-    let second = 16 + 24 + payload(1).len();
+    let second = HEADER_BYTES + 24 + payload(1).len();
     bytes[second + 25] ^= 1;
     fs::write(&path, &bytes).expect("a file");
     let mut reader = log.source().read_from(1).expect("it is there");
@@ -373,18 +381,84 @@ fn a_damaged_log_can_be_cut_where_it_is_damaged() {
     drop(log);
     let path = dir.join("00000000000000000003.log");
     let mut bytes = fs::read(&path).expect("the segment");
-    let fourth = 16 + 24 + payload(3).len();
+    let fourth = HEADER_BYTES + 24 + payload(3).len();
     bytes[fourth + 24] ^= 1;
     fs::write(&path, &bytes).expect("a file");
     let error = open(dir.path(), 0, 1).err().expect("damaged").to_string();
     assert!(error.contains(&format!("--cut-log {}@{fourth}", path.display())), "{error}");
-    for bad in [0, 15, bytes.len() as u64] {
+    for bad in [1, HEADER_BYTES as u64 - 1, bytes.len() as u64] {
         log::cut_off(&path, bad).expect_err("no record can begin there");
     }
-    log::cut_off(&dir.join("00000000000000000004.log"), 16).expect_err("there is no such file");
+    log::cut_off(&dir.join("00000000000000000004.log"), 28).expect_err("there is no such file");
     assert!(open(dir.path(), 0, 1).is_err(), "nothing was cut");
     let cuts = log::cut_off(&path, fourth as u64).expect("a place in the log");
     assert_eq!((cuts.len(), cuts[0].offset), (3, fourth as u64));
     let (log, cut, records) = open(dir.path(), 0, 1).expect("a good log");
     assert_eq!((log.next(), cut, records), (4, None, written(1..=3)));
+}
+
+#[test]
+fn a_spare_segment_leaves_space_to_others() {
+    let dir = TempDir::new();
+    let disk = rustix::fs::statvfs(dir.path()).expect("a disk");
+    for (segment, is_made) in [(disk.f_bavail * disk.f_frsize / 3, false), (SEGMENT, true)] {
+        let (log, _, _) = open(dir.path(), 0, segment).expect("a log");
+        log.spare().prepare().expect("a disk that works");
+        assert_eq!(dir.join("spare.log.tmp").exists(), is_made, "{segment}");
+    }
+}
+
+#[test]
+fn a_segment_whose_header_is_damaged_can_be_given_up_whole() {
+    for at in 0..HEADER_BYTES {
+        let dir = TempDir::new();
+        let (mut log, _, _) = open(dir.path(), 0, 1).expect("a new log");
+        append(&mut log, 2);
+        log.rotate().expect("there is space");
+        append(&mut log, 2);
+        drop(log);
+        let path = dir.join("00000000000000000003.log");
+        let mut bytes = fs::read(&path).expect("the segment");
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).expect("a file");
+        let error = open(dir.path(), 0, 1).err().expect("damaged").to_string();
+        assert!(error.contains("damaged at byte 0 (the header is wrong)"), "{error}");
+        assert!(error.contains(&format!("--cut-log {}@0", path.display())), "{error}");
+        let cuts = log::cut_off(&path, 0).expect("all of it");
+        assert_eq!((cuts.len(), cuts[0].bytes), (1, bytes.len() as u64));
+        let (log, _, records) = open(dir.path(), 0, 1).expect("a good log");
+        assert_eq!((log.next(), records), (3, written(1..=2)));
+    }
+}
+
+/// Clients decide what is in a payload, and guess sequences easily. The last record is torn, and what is in
+/// it says that it had been synced.
+#[test]
+fn a_payload_cannot_pass_for_a_record() {
+    for salt in [0, 1, u64::MAX] {
+        let (dir, path, bytes) = five();
+        let mut log = open(dir.path(), 0, SEGMENT).expect("a good log").0;
+        log.append(&record(salt, 8, 7, b"never written")).expect("there is space");
+        drop(log);
+        fs::remove_file(&path).expect("the segment before");
+        let path = dir.join("00000000000000000006.log");
+        let mut torn = fs::read(&path).expect("the segment");
+        torn[HEADER_BYTES] ^= 1;
+        fs::write(&path, &torn).expect("a file");
+        let (log, cut, records) = open(dir.path(), 5, SEGMENT).expect("a torn end and no damage");
+        assert_eq!((log.next(), records), (6, vec![]));
+        let cut = cut.expect("a torn end");
+        assert_eq!(
+            (cut.offset, cut.bytes),
+            (HEADER_BYTES as u64, (torn.len() - HEADER_BYTES) as u64)
+        );
+        drop(bytes);
+    }
+}
+
+/// As the log's documentation has it.
+fn record(salt: u64, sequence: u64, synced: u64, payload: &[u8]) -> Vec<u8> {
+    let after = [&sequence.to_be_bytes()[..], &(synced ^ salt).to_be_bytes(), payload].concat();
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[..], &crc32c::crc32c(&after).to_be_bytes(), &after].concat()
 }

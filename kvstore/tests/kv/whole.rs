@@ -86,14 +86,14 @@ fn a_damaged_log_is_refused_and_cut_by_choice() {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    let (code, _, error) = run(&format!("{}@16", path.display()));
+    let (code, _, error) = run(&format!("{}@28", path.display()));
     assert_eq!(code, Some(2), "it was cut while it is used");
     assert!(error.contains("is in use by another process"), "{error}");
     process.kill();
 
     let mut bytes = std::fs::read(&path).expect("a segment");
     let second =
-        16 + 24 + u32::from_be_bytes(bytes[16..20].try_into().expect("four bytes")) as usize;
+        28 + 24 + u32::from_be_bytes(bytes[28..32].try_into().expect("four bytes")) as usize;
     bytes[second + 24] ^= 1;
     std::fs::write(&path, &bytes).expect("a file");
     let output = binary(&config).output().expect("it runs");

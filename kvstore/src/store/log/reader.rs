@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use thiserror::Error;
 
-use super::record::{MAGIC, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, decode};
+use super::record::{HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, decode};
 use super::{OpenError, Segment, State, io_error, segments};
 
 /// Why a sequence cannot be read.
@@ -144,7 +144,7 @@ impl Open {
     pub(super) fn first(segment: &Segment) -> Result<Open, OpenError> {
         let path = segment.path.clone();
         let file = File::open(&path).map_err(|error| io_error(&path, error))?;
-        Ok(Open { path, file, offset: MAGIC.len() as u64 })
+        Ok(Open { path, file, offset: HEADER_BYTES as u64 })
     }
 
     /// Where the next record begins.
