@@ -336,13 +336,10 @@ fn steer(
     processors: &[usize],
     listeners: &Listeners,
 ) -> Result<Option<Steering>, StartError> {
-    let why_not = match config.steer_connections {
-        Steer::Off => return Ok(None),
-        _ if processors.len() < 2 => return Ok(None),
-        Steer::Auto => steering::unserved(Path::new("/"), processors),
-        Steer::On => None,
-    };
-    if let Some(why_not) = why_not {
+    if config.steer_connections == Steer::Off || processors.len() < 2 {
+        return Ok(None);
+    }
+    if let Some(why_not) = steering::why_not(config.steer_connections, Path::new("/"), processors) {
         eprintln!("hawser-broker: connections are spread over the shards by a hash: {why_not}");
         return Ok(None);
     }

@@ -17,8 +17,9 @@
 //! time with steering, 97,000-148,000/s at 5.6-6.0 us without.
 //!
 //! It is not always right: a card with one queue would give everything to one shard. So `auto` begins
-//! only if cards have a receive queue for each shard and interrupts on each shard's processor, or RPS
-//! does that. And since cards spread by hashes of their own, and anybody may move an interrupt later, it
+//! only if each shard's processor receives: RPS hands packets to it, or a receive queue without RPS
+//! interrupts it, and there are as many of those queues as shards that RPS does not reach. And since
+//! cards spread by hashes of their own, and anybody may move an interrupt later, it
 //! rests while the fullest shard is more than [`EXCESS_PART`] of its limit above the mean: what it can
 //! cost in capacity is bounded by that, whatever the card does.
 //!
@@ -28,7 +29,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
@@ -40,6 +41,12 @@ const EXCESS_PART: u64 = 32;
 
 /// No kernel has more processors.
 const PROCESSORS_MAX: usize = 8_192;
+
+/// Before, a group's member was chosen by hash whatever its number.
+const STEERS_SINCE: (u32, u32) = (6, 2);
+
+/// In the names of the interrupts that a card has beside those of its queues.
+const NOT_A_QUEUE: [&str; 6] = ["async", "config", "mgm", "ctrl", "misc", "event"];
 
 /// The setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,31 +119,55 @@ fn is_balanced(connections: &[u64], max: u64, is_on: bool) -> bool {
     fullest - mean <= excess_max
 }
 
-/// Why connections are not to be steered to these processors, or `None` if the cards serve all of them.
-/// `root` is the machine's, or a tree of files that is one.
-pub fn unserved(root: &Path, processors: &[usize]) -> Option<String> {
-    let cards = Cards::read(root);
-    let lacks =
-        |reached: &BTreeSet<usize>| processors.iter().find(|&it| !reached.contains(it)).copied();
-    // What RPS hands to all of them needs no queue for each.
-    lacks(&cards.handed_to)?;
-    if cards.queues < processors.len() {
-        return Some(format!(
-            "network cards have {} receive queues for {} shards",
-            cards.queues,
-            processors.len()
-        ));
+/// Why connections are not to be steered to these processors, or `None` if they are. `root` is the
+/// machine's, or a tree of files that is one.
+pub fn why_not(steer: Steer, root: &Path, processors: &[usize]) -> Option<String> {
+    match steer {
+        Steer::Off => Some("steer_connections is off".to_owned()),
+        Steer::Auto | Steer::On if is_too_old(&text(&root.join("proc/sys/kernel/osrelease"))) => {
+            Some("choosing a listener by processor needs Linux 6.2".to_owned())
+        }
+        Steer::Auto => unserved(root, processors),
+        Steer::On => None,
     }
-    let processor = lacks(&cards.interrupted)?;
-    Some(format!("no interrupt of a network card goes to processor {processor}"))
+}
+
+/// Whether a kernel's release, such as `6.1.0-28-amd64`, is below the one that steers.
+fn is_too_old(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < STEERS_SINCE,
+        _ => false,
+    }
+}
+
+/// What keeps the cards from serving these processors, or `None` if all are served.
+fn unserved(root: &Path, processors: &[usize]) -> Option<String> {
+    let cards = Cards::read(root);
+    let left: Vec<usize> =
+        processors.iter().copied().filter(|it| !cards.handed_to.contains(it)).collect();
+    let first = left.first()?;
+    if cards.queues < left.len() {
+        return Some(match cards.handed_to.is_empty() {
+            true => format!(
+                "network cards have {} receive queues for {} shards",
+                cards.queues,
+                left.len()
+            ),
+            false => format!("RPS hands no packets to processor {first}"),
+        });
+    }
+    let processor = left.iter().find(|&it| !cards.interrupted.contains(it))?;
+    Some(format!("no receive interrupt of a network card goes to processor {processor}"))
 }
 
 /// What the network cards of a machine do with what they receive. An interface is a card if there is
 /// a device behind it; those of a container are not.
 #[derive(Debug, Default)]
 struct Cards {
+    /// Receive queues whose packets stay where they interrupted.
     queues: usize,
-    /// The processors that their interrupts go to now.
+    /// The processors that the interrupts of cards with such a queue go to now.
     interrupted: BTreeSet<usize>,
     /// The processors that packets are handed to by RPS.
     handed_to: BTreeSet<usize>,
@@ -148,26 +179,56 @@ impl Cards {
         let interfaces = root.join("sys/class/net");
         for name in names(&interfaces) {
             let card = interfaces.join(name);
-            if !card.join("device").exists() || text(&card.join("operstate")) == "down" {
-                continue;
-            }
-            let queues = names(&card.join("queues")).into_iter();
-            for queue in queues.filter(|queue| queue.starts_with("rx-")) {
-                cards.queues += 1;
-                let mask = text(&card.join("queues").join(queue).join("rps_cpus"));
-                cards.handed_to.extend(from_mask(&mask));
-            }
-            // A virtio device's interrupts are those of the PCI device above it.
-            for place in ["device/msi_irqs", "device/../msi_irqs"] {
-                for interrupt in names(&card.join(place)) {
-                    let affinity =
-                        root.join("proc/irq").join(interrupt).join("effective_affinity_list");
-                    cards.interrupted.extend(from_list(&text(&affinity)));
-                }
+            if card.join("device").exists() && text(&card.join("operstate")) != "down" {
+                cards.add(root, &card);
             }
         }
         cards
     }
+
+    fn add(&mut self, root: &Path, card: &Path) {
+        let mut staying = 0;
+        let queues = names(&card.join("queues")).into_iter();
+        for queue in queues.filter(|queue| queue.starts_with("rx-")) {
+            let mask = text(&card.join("queues").join(queue).join("rps_cpus"));
+            let handed_to = from_mask(&mask);
+            staying += usize::from(handed_to.is_empty());
+            self.handed_to.extend(handed_to);
+        }
+        self.queues += staying;
+        if staying == 0 {
+            return;
+        }
+        for interrupt in names(&msi_interrupts(card)) {
+            let interrupt = root.join("proc/irq").join(interrupt);
+            if receives(&interrupt) {
+                self.interrupted
+                    .extend(from_list(&text(&interrupt.join("effective_affinity_list"))));
+            }
+        }
+    }
+}
+
+/// The folder with a card's interrupts. A virtio device's are those of the PCI device above it; above
+/// any other is a bridge, which has some of its own.
+fn msi_interrupts(card: &Path) -> PathBuf {
+    let device = card.join("device");
+    let real = fs::canonicalize(&device).unwrap_or_default();
+    let is_virtio = real.file_name().is_some_and(|it| it.to_string_lossy().starts_with("virtio"));
+    device.join(if is_virtio { "../msi_irqs" } else { "msi_irqs" })
+}
+
+/// Whether an interrupt may be that of a receive queue. Who takes it is a folder there: `eth0-TxRx-3`,
+/// `virtio2-input.0`, but not `virtio2-output.0` or `mlx5_async0@pci:0000:01:00.0`.
+fn receives(interrupt: &Path) -> bool {
+    let is_other = |name: &String| {
+        let name = name.to_ascii_lowercase();
+        let sends = name.contains("output") || name.contains("tx") && !name.contains("rx");
+        sends || NOT_A_QUEUE.iter().any(|word| name.contains(word))
+    };
+    let takers = names(interrupt).into_iter().filter(|name| interrupt.join(name).is_dir());
+    let takers: Vec<String> = takers.collect();
+    takers.is_empty() || !takers.iter().all(is_other)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -203,7 +264,6 @@ fn from_mask(text: &str) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -271,7 +331,7 @@ mod tests {
         assert_eq!(machine.why_not(&[0, 1]), "");
         let few = "network cards have 2 receive queues for 3 shards";
         assert_eq!(machine.why_not(&[0, 1, 2]), few);
-        let other = "no interrupt of a network card goes to processor 2";
+        let other = "no receive interrupt of a network card goes to processor 2";
         assert_eq!(machine.why_not(&[1, 2]), other);
         // Another card may serve it, unless it is down.
         let machine = machine.with_card("eth1", 50, &["2-3"]);
@@ -286,26 +346,94 @@ mod tests {
         let few = "network cards have 1 receive queues for 2 shards";
         assert_eq!(machine.why_not(&[0, 33]), few);
         machine.write("sys/class/net/eth0/queues/rx-0/rps_cpus", "00000002,00000000");
-        assert_eq!(machine.why_not(&[0, 33]), few);
+        assert_eq!(machine.why_not(&[0, 33]), "RPS hands no packets to processor 0");
         machine.write("sys/class/net/eth0/queues/rx-0/rps_cpus", "00000002,00000001");
         assert_eq!(machine.why_not(&[0, 33]), "");
     }
 
     #[test]
-    fn a_virtio_card_has_the_interrupts_of_the_device_above() {
-        let machine = Machine::new("virtio");
-        for (interrupt, affinity) in [("37", "1"), ("38", "0")] {
+    fn what_rps_takes_away_is_not_received_where_it_interrupts() {
+        let machine = Machine::new("rps takes away").with_card("eth0", 40, &["0", "1"]);
+        let rps = |queue: &str, mask: &str| {
+            machine.write(&format!("sys/class/net/eth0/queues/{queue}/rps_cpus"), mask);
+        };
+        // All packets of both queues go to processor 1.
+        rps("rx-0", "2");
+        rps("rx-1", "2");
+        assert_eq!(machine.why_not(&[0, 1]), "RPS hands no packets to processor 0");
+        // The second queue may be the one that interrupts processor 0.
+        rps("rx-1", "0");
+        assert_eq!(machine.why_not(&[0, 1]), "");
+        let few = "RPS hands no packets to processor 0";
+        assert_eq!(machine.why_not(&[0, 2, 1]), few);
+    }
+
+    /// A card below a device with two interrupts.
+    fn below(device: &str, takers: [&str; 2]) -> Machine {
+        let machine = Machine::new(&format!("below {device} {}", takers.join(" ")));
+        for (interrupt, (affinity, taker)) in ["37", "38"].iter().zip(["1", "0"].iter().zip(takers))
+        {
             machine.write(&format!("sys/devices/pci/msi_irqs/{interrupt}"), "msix");
             machine.write(&format!("proc/irq/{interrupt}/effective_affinity_list"), affinity);
+            fs::create_dir_all(machine.0.join("proc/irq").join(interrupt).join(taker)).unwrap();
         }
-        let card = "sys/devices/pci/virtio2/net/eth0";
+        let card = format!("sys/devices/pci/{device}/net/eth0");
         for queue in ["rx-0", "rx-1"] {
             machine.write(&format!("{card}/queues/{queue}/rps_cpus"), "0");
         }
-        symlink("../..", machine.0.join(card).join("device")).unwrap();
-        symlink("../../devices/pci/virtio2/net/eth0", machine.0.join("sys/class/net/eth0"))
-            .unwrap();
+        symlink("../..", machine.0.join(&card).join("device")).unwrap();
+        let interface = format!("../../devices/pci/{device}/net/eth0");
+        symlink(interface, machine.0.join("sys/class/net/eth0")).unwrap();
+        machine
+    }
+
+    #[test]
+    fn a_virtio_card_has_the_interrupts_of_the_device_above() {
+        let machine = below("virtio2", ["virtio2-input.0", "virtio2-input.1"]);
         assert_eq!(machine.why_not(&[0, 1]), "");
+        // Above any other card is a bridge.
+        let machine = below("0000:01:00.0", ["PCIe PME", "aerdrv"]);
+        let none = "no receive interrupt of a network card goes to processor 0";
+        assert_eq!(machine.why_not(&[0, 1]), none);
+    }
+
+    #[test]
+    fn an_interrupt_that_is_not_for_receiving_serves_nobody() {
+        let sending = "no receive interrupt of a network card goes to processor 0";
+        for (other, expect) in [
+            ("virtio2-output.0", sending),
+            ("virtio2-config", sending),
+            ("eth0-tx-1", sending),
+            ("mlx5_async0@pci:0000:01:00.0", sending),
+            ("eth0-TxRx-1", ""),
+            ("mlx5_comp1@pci:0000:01:00.0", ""),
+        ] {
+            let machine = below("virtio2", ["virtio2-input.0", other]);
+            assert_eq!(machine.why_not(&[0, 1]), expect, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_chooses_by_hash_alone_is_told() {
+        let machine = Machine::new("kernel").with_card("eth0", 40, &["0", "1"]);
+        let old = "choosing a listener by processor needs Linux 6.2";
+        for (release, expect) in [
+            ("6.1.0-28-amd64", Some(old)),
+            ("5.19.17", Some(old)),
+            ("6.2.0", None),
+            ("6.18.44-fc-v595", None),
+            ("7.0-rc1", None),
+            ("what", None),
+        ] {
+            machine.write("proc/sys/kernel/osrelease", release);
+            for steer in [Steer::Auto, Steer::On] {
+                let why_not = why_not(steer, &machine.0, &[0, 1]);
+                assert_eq!(why_not.as_deref(), expect, "{steer:?} on {release}");
+            }
+        }
+        assert!(why_not(Steer::Off, &machine.0, &[0, 1]).is_some());
+        // "on" does not ask for the cards.
+        assert_eq!(why_not(Steer::On, Path::new("/nowhere"), &[0, 1]), None);
     }
 
     #[test]
