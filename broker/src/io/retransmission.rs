@@ -85,10 +85,10 @@ pub fn held(listener: &Socket) -> Bounds {
         u64::try_from(value).ok()
     };
     let min_us = asked(TCP_RTO_MIN_US).or_else(|| sysctl("tcp_rto_min_us"));
-    Bounds {
-        min_ms: min_us.map_or(KERNEL.min_ms, |us| us / 1_000),
-        max_ms: asked(TCP_RTO_MAX_MS).unwrap_or(KERNEL.max_ms),
-    }
+    let min_ms = min_us.map_or(KERNEL.min_ms, |us| us / 1_000);
+    let max_ms = asked(TCP_RTO_MAX_MS).unwrap_or(KERNEL.max_ms);
+    // The kernel bounds the timeout from below, and then from above.
+    Bounds { min_ms: min_ms.min(max_ms), max_ms }
 }
 
 fn sysctl(name: &str) -> Option<u64> {
