@@ -172,12 +172,20 @@ impl Config {
         if self.control.len() > LINKS_MAX {
             return error(format!("control: at most {LINKS_MAX} control nodes"));
         }
+        let mut taken: Vec<SocketAddr> = Vec::new();
         for address in self.listen.iter().chain([&self.admin]) {
-            if address.parse::<SocketAddr>().is_err() {
+            let Ok(address) = address.parse() else {
                 return error(format!(
                     "`{address}` is not an IP address with a port, like 0.0.0.0:7400 or [::]:7400"
                 ));
+            };
+            if let Some(other) = taken.iter().find(|other| overlap(other, &address)) {
+                return error(format!(
+                    "listen and admin: {other} and {address} overlap; leave one out or give it a port \
+                     of its own"
+                ));
             }
+            taken.push(address);
         }
         if self.redirect.len() > REDIRECT_ADDRESSES_MAX {
             return error(format!("redirect: at most {REDIRECT_ADDRESSES_MAX} addresses"));
@@ -312,6 +320,13 @@ fn edits(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
+/// Whether one address takes the port of the other. Sockets of IPv6 leave IPv4 alone.
+fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_port = one.port() == other.port() && one.port() != 0;
+    same_port && one.is_ipv4() == other.is_ipv4() && (any || one == other)
+}
+
 fn is_host_port(address: &str) -> bool {
     let port = address.rsplit_once(':').and_then(|(host, port)| {
         let port: u16 = port.parse().ok()?;
@@ -387,6 +402,9 @@ mod tests {
         check("shards =", &[], "line 1");
         check("listen = [\"localhost\"]", &[], "`localhost` is not an IP address with a port");
         check("listen = []", &[], "1 to 4 addresses");
+        check("", &["listen=[::1]:1,[::1]:1"], "[::1]:1 and [::1]:1 overlap; leave one out");
+        check("", &["listen=127.0.0.1:1,0.0.0.0:1"], "127.0.0.1:1 and 0.0.0.0:1 overlap");
+        check("", &["listen=0.0.0.0:1", "admin=127.0.0.1:1"], "0.0.0.0:1 and 127.0.0.1:1 overlap");
         check("", &["heartbeat_min_s=0"], "outside 1 to 600");
         check("", &["heartbeat_min_s=700"], "outside 1 to 600");
         check("", &["redirect=nowhere"], "`nowhere` is not host:port");
@@ -397,6 +415,18 @@ mod tests {
         check("", &["rto_max_ms=999"], "rto_max_ms = 999 is neither 0 nor within 1000 to 120000");
         check("", &["rto_max_ms=120001"], "neither 0 nor within 1000 to 120000");
         check("", &["rto_min_ms=3000", "rto_max_ms=2999"], "is below rto_min_ms = 3000");
+    }
+
+    #[test]
+    fn addresses_that_do_not_overlap_stand_together() {
+        for listen in [
+            "listen=0.0.0.0:1,[::]:1,0.0.0.0:2,[::]:2",
+            "listen=127.0.0.1:1,127.0.0.2:1",
+            "listen=127.0.0.1:0,127.0.0.1:0,0.0.0.0:0",
+        ] {
+            let config = Config::parse("", &[listen.to_owned()]).unwrap();
+            assert_eq!(config.check(), Ok(()), "{listen}");
+        }
     }
 
     #[test]
