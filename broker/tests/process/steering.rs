@@ -40,12 +40,14 @@ fn online(broker: &Broker, processor: usize, count: usize) -> Vec<Device> {
 fn a_connection_goes_to_the_shard_whose_processor_receives_it() {
     let [first, second] = two();
     let settings = ["shards=2", "pin=true", "connections_max=8000", "steer_connections=on"];
-    let broker = Broker::start(&settings);
-    let _devices = online(&broker, first, 100);
-    assert_eq!(broker.metric_of_shards(ACCEPTED), [100, 0]);
-    let _others = online(&broker, second, 100);
-    assert_eq!(broker.metric_of_shards(ACCEPTED), [100, 100]);
-    assert_eq!(broker.metric("hawser_broker_steering"), 1);
+    for listen in ["listen=127.0.0.1:0", "listen=[::1]:0"] {
+        let broker = Broker::start(&[&settings[..], &[listen]].concat());
+        let _devices = online(&broker, first, 100);
+        assert_eq!(broker.metric_of_shards(ACCEPTED), [100, 0]);
+        let _others = online(&broker, second, 100);
+        assert_eq!(broker.metric_of_shards(ACCEPTED), [100, 100]);
+        assert_eq!(broker.metric("hawser_broker_steering"), 1);
+    }
 }
 
 #[test]
@@ -77,11 +79,16 @@ fn steering_rests_while_a_shard_is_much_fuller_than_the_others() {
     let accepted = broker.metric_of_shards(ACCEPTED);
     // A fair coin falls below 20 of 100 once in a billion.
     assert!(accepted[1] >= 20, "{accepted:?}");
-    // When the difference is gone, so is the rest.
+    // When the difference is gone, so is the rest. While the shards close so many, each at its own pace,
+    // steering may come and go, so more than one crowd may have to try.
     drop((one_queue, spread));
+    broker.wait_for_metric("hawser_broker_slots_in_use", 0);
     broker.wait_for_metric("hawser_broker_steering", 1);
-    let _devices = online(&broker, first, 10);
-    assert_eq!(broker.metric_of_shards(ACCEPTED), [accepted[0] + 10, accepted[1]]);
+    wait_until("a crowd on the first shard alone", || {
+        let before = broker.metric_of_shards(ACCEPTED);
+        let _crowd = online(&broker, first, 20);
+        (broker.metric_of_shards(ACCEPTED) == [before[0] + 20, before[1]]).then_some(())
+    });
 }
 
 #[test]
@@ -113,14 +120,20 @@ fn a_processor_without_a_shard_gives_to_all() {
     let connect = |count| -> Vec<TcpStream> {
         (0..count).map(|_| TcpStream::connect(address).unwrap()).collect()
     };
+    // A client may be connected before the kernel has taken its last packet of the handshake.
+    let accepted = |count: usize| -> [usize; 2] {
+        let mut sums = [0, 0];
+        wait_until("the connections", || {
+            let more = accepted();
+            sums = [sums[0] + more[0], sums[1] + more[1]];
+            (sums[0] + sums[1] >= count).then_some(sums)
+        })
+    };
     on(first, || connect(100));
-    assert_eq!(accepted(), [100, 0]);
+    assert_eq!(accepted(100), [100, 0]);
     on(second, || connect(200));
-    let spread = accepted();
-    assert!(
-        spread.iter().sum::<usize>() == 200 && spread.iter().all(|&count| count >= 60),
-        "{spread:?}"
-    );
+    let spread = accepted(200);
+    assert!(spread.iter().all(|&count| count >= 60), "{spread:?}");
 }
 
 #[test]
