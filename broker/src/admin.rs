@@ -10,13 +10,12 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use crate::cpus;
+use crate::cpus::Cpus;
 use crate::io::IoCounters;
 use crate::io::retransmission::Bounds;
 use crate::metrics::{Kind, Sample, put_head};
@@ -33,8 +32,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Admin {
     pub plan: Plan,
     pub rto: Bounds,
-    /// The processor of each shard; empty if they may run anywhere.
-    pub pinned: Vec<usize>,
+    pub cpus: Cpus,
     pub mailboxes: Vec<Arc<Mailbox>>,
     pub is_steering: Arc<AtomicBool>,
     pub draining: Arc<AtomicBool>,
@@ -42,14 +40,14 @@ pub struct Admin {
 
 impl Admin {
     /// Serves for ever; the process ends without it.
-    pub fn serve(&self, listener: &TcpListener) {
+    pub fn serve(mut self, listener: &TcpListener) {
         for stream in listener.incoming() {
             // A client that hangs up early is its own affair.
             let _gone = stream.and_then(|stream| self.exchange(stream));
         }
     }
 
-    fn exchange(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn exchange(&mut self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_write_timeout(Some(EXCHANGE_TIMEOUT))?;
         let head = read_head(&mut stream)?;
         let response = match head.split_whitespace().collect::<Vec<_>>()[..] {
@@ -60,7 +58,7 @@ impl Admin {
         stream.write_all(response.to_http().as_bytes())
     }
 
-    fn page(&self, path: &str) -> Page {
+    fn page(&mut self, path: &str) -> Page {
         match path {
             "/metrics" => {
                 let body = self.metrics(&self.snapshots());
@@ -116,7 +114,7 @@ impl Admin {
         Page { status: code, kind: JSON, body: format!("{body}\n") }
     }
 
-    fn metrics(&self, snapshots: &[Snapshot]) -> String {
+    fn metrics(&mut self, snapshots: &[Snapshot]) -> String {
         let mut page = String::with_capacity(32 * 1024);
         let per_shard: Vec<(u16, Vec<Sample>)> =
             snapshots.iter().map(|snapshot| (snapshot.shard, samples(snapshot))).collect();
@@ -143,7 +141,7 @@ impl Admin {
             put_head(&mut page, sample.name, sample.help, sample.kind);
             let _ = writeln!(page, "{} {}", sample.name, sample.value);
         }
-        cpus::put(&mut page, Path::new("/"), &self.pinned);
+        self.cpus.put(&mut page);
         page
     }
 

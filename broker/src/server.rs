@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 
 use crate::admin::Admin;
 use crate::config::{Config, ConfigError};
+use crate::cpus::Cpus;
 use crate::io::host::{self, EventFd, Signals};
 use crate::io::probe::{Missing, probe};
 use crate::io::retransmission::Bounds;
@@ -220,7 +221,7 @@ impl Server {
         let admin = Admin {
             plan: self.plan.clone(),
             rto: self.rto,
-            pinned: self.pinned.clone(),
+            cpus: Cpus::new(Path::new("/"), self.pinned.clone()),
             mailboxes: self.mailboxes.clone(),
             is_steering: self.is_steering.clone(),
             draining: self.draining.clone(),
