@@ -9,7 +9,8 @@
 use std::io;
 
 use crate::host::Host;
-use crate::journal::{Journal, JournalError, State};
+use crate::journal::{Entry, Journal, JournalError, State};
+use crate::lock::{self, Lock};
 use crate::machine::Machine;
 use crate::place::Place;
 use crate::plan::Plan;
@@ -50,6 +51,10 @@ pub enum ApplyError {
         setting: &'static str,
         not_undone: String,
     },
+    #[error(
+        "{reason}; what was applied was undone{not_undone}; make room for the journal and apply again"
+    )]
+    NotNoted { reason: JournalError, not_undone: String },
 }
 
 #[derive(Debug)]
@@ -74,67 +79,154 @@ pub fn apply(
     plan: &Plan,
     overwrites: bool,
 ) -> Result<Vec<Written>, ApplyError> {
-    let journal = Journal::read(host, machine)?;
     if plan.changes.is_empty() {
+        Journal::read(host, machine)?;
         return Ok(Vec::new());
     }
-    let changed = changed_since(machine, &journal, plan);
-    if !changed.is_empty() && !overwrites {
-        return Err(ApplyError::ChangedSince(changed));
-    }
     check_writable(host, plan)?;
-    let intent =
-        |change: &Change| (change.place.clone(), change.current.clone(), change.wanted.clone());
-    let intents: Vec<_> = plan.changes.iter().map(intent).collect();
-    journal.intend(host, machine, &intents)?;
-    let mut written = Vec::new();
-    for change in &plan.changes {
-        match write(host, change)? {
-            Ok(value) => written.push(value),
-            Err(reason) => {
-                written.extend(half_written(host, change));
-                let not_undone = undo(host, machine, &journal, &written, plan)?;
-                return Err(ApplyError::Refused {
-                    place: change.place.name(),
-                    wanted: change.wanted.clone(),
-                    reason,
-                    setting: change.setting.name,
-                    not_undone,
-                });
-            }
+    let mut run = Run::begin(host, machine)?;
+    run.check(machine, plan, overwrites)?;
+    run.pass(machine, &plan.changes)?;
+    Ok(run.written)
+}
+
+/// One `apply`, which may have several passes: where cards get other queues, the plan is made anew
+/// after that. All of it is undone when any of it is refused. Nobody else applies meanwhile.
+pub struct Run<'a> {
+    host: &'a Host,
+    /// As it was before this run.
+    former: Journal,
+    written: Vec<Written>,
+    _lock: Lock,
+}
+
+impl<'a> Run<'a> {
+    pub fn begin(host: &'a Host, machine: &Machine) -> Result<Run<'a>, ApplyError> {
+        let lock = Lock::take(host, lock::PATIENCE)?;
+        let former = Journal::read(host, machine)?.settled(host);
+        Ok(Run { host, former, written: Vec::new(), _lock: lock })
+    }
+
+    /// Whether all of a plan may be written, as far as that can be known before.
+    pub fn check(
+        &self,
+        machine: &Machine,
+        plan: &Plan,
+        overwrites: bool,
+    ) -> Result<(), ApplyError> {
+        let changed = changed_since(machine, &self.former, plan);
+        if !changed.is_empty() && !overwrites {
+            return Err(ApplyError::ChangedSince(changed));
+        }
+        check_writable(self.host, plan)
+    }
+
+    pub fn pass(&mut self, machine: &Machine, changes: &[Change]) -> Result<(), ApplyError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let intent =
+            |change: &Change| (change.place.clone(), change.current.clone(), change.wanted.clone());
+        let intents: Vec<_> = changes.iter().map(intent).collect();
+        let journal = Journal::read(self.host, machine)?.settled(self.host);
+        let done = journal.intend(self.host, machine, &intents);
+        let done = done.map_err(Problem::Journal);
+        done.and_then(|()| changes.iter().try_for_each(|change| self.write(change)))
+            .map_err(|problem| self.given_up(machine, problem))
+    }
+
+    /// What this run wrote so far.
+    pub fn written(&self) -> &[Written] {
+        &self.written
+    }
+
+    fn write<'c>(&mut self, change: &'c Change) -> Result<(), Problem<'c>> {
+        let written = change.place.write(self.host, &change.wanted);
+        let read_back = change.place.read(self.host);
+        // What a refused write left behind is undone too: a card's disciplines are several, and not
+        // all may be taken.
+        if written.is_ok() || read_back != change.current {
+            self.written.push(Written {
+                place: change.place.clone(),
+                before: change.current.clone(),
+                wanted: change.wanted.clone(),
+                read_back: read_back.clone(),
+            });
+        }
+        written.map_err(|reason| Problem::Refused(change, reason))?;
+        Journal::done(self.host, &change.place, read_back).map_err(Problem::Journal)
+    }
+
+    fn given_up(&mut self, machine: &Machine, problem: Problem) -> ApplyError {
+        let not_undone = self.undo(machine);
+        match problem {
+            Problem::Journal(reason) => ApplyError::NotNoted { reason, not_undone },
+            Problem::Refused(change, reason) => ApplyError::Refused {
+                place: change.place.name(),
+                wanted: change.wanted.clone(),
+                reason,
+                setting: change.setting.name,
+                not_undone,
+            },
         }
     }
-    Ok(written)
-}
 
-fn write(host: &Host, change: &Change) -> Result<io::Result<Written>, JournalError> {
-    if let Err(reason) = change.place.write(host, &change.wanted) {
-        return Ok(Err(reason));
+    /// Puts back what this run wrote, and says what could not be.
+    pub fn undo(&mut self, machine: &Machine) -> String {
+        let mut written: Vec<Written> = self.written.drain(..).rev().collect();
+        written.sort_by_key(|value| value.place.undo_rank());
+        let noted = Journal::read(self.host, machine).unwrap_or_default();
+        let mut journal = self.former.clone();
+        let mut stuck = Vec::new();
+        for value in written {
+            let Written { place, before, wanted, .. } = value;
+            let makes_folder = noted.entry(&place).is_some_and(|entry| entry.makes_folder);
+            let Err(error) = restore(self.host, &place, before.as_deref(), makes_folder) else {
+                // For the case that this is killed too; the journal is written anew below.
+                let _ = Journal::done(self.host, &place, before);
+                continue;
+            };
+            stuck.push(format!("{}: {error}", place.name()));
+            let former = journal.entry(&place).cloned();
+            let read_back = place.read(self.host);
+            journal.add(
+                machine,
+                Entry {
+                    before: former.map_or(before, |former| former.before),
+                    ours: wanted,
+                    makes_folder,
+                    is_of_last_boot: true,
+                    state: State::Done { read_back },
+                    earlier: None,
+                    place,
+                },
+            );
+        }
+        // Places that hold again what they held before this run are as the former journal says.
+        let entries = journal.entries().to_vec();
+        if let Err(error) = journal.keep_only(self.host, entries) {
+            stuck.push(error.to_string());
+        }
+        match stuck.is_empty() {
+            true => String::new(),
+            false => format!(", except {}", stuck.join(", ")),
+        }
     }
-    let read_back = change.place.read(host);
-    Journal::done(host, &change.place, read_back.clone())?;
-    let (place, before) = (change.place.clone(), change.current.clone());
-    Ok(Ok(Written { place, before, wanted: change.wanted.clone(), read_back }))
 }
 
-fn check_writable(host: &Host, plan: &Plan) -> Result<(), ApplyError> {
+/// Why a pass cannot go on.
+enum Problem<'c> {
+    Refused(&'c Change, io::Error),
+    Journal(JournalError),
+}
+
+pub fn check_writable(host: &Host, plan: &Plan) -> Result<(), ApplyError> {
     let check = |change: &Change| {
         let reason = change.place.check_writable(host).err()?;
         Some(Unwritable { place: change.place.name(), reason })
     };
     let unwritable: Vec<Unwritable> = plan.changes.iter().filter_map(check).collect();
     if unwritable.is_empty() { Ok(()) } else { Err(ApplyError::NotWritable(unwritable)) }
-}
-
-/// What a refused write left behind: a card's disciplines are several, and not all may be taken.
-fn half_written(host: &Host, change: &Change) -> Option<Written> {
-    let read_back = change.place.read(host);
-    (read_back != change.current).then(|| Written {
-        place: change.place.clone(),
-        before: change.current.clone(),
-        wanted: change.wanted.clone(),
-        read_back,
-    })
 }
 
 /// What is to be written over although it is no longer what an earlier run left there.
@@ -156,40 +248,6 @@ fn changed_since(machine: &Machine, journal: &Journal, plan: &Plan) -> Vec<Three
     plan.changes.iter().filter_map(changed).collect()
 }
 
-/// Puts back what this run wrote, and says what could not be.
-fn undo(
-    host: &Host,
-    machine: &Machine,
-    former: &Journal,
-    written: &[Written],
-    plan: &Plan,
-) -> Result<String, JournalError> {
-    let journal = Journal::read(host, machine)?;
-    let mut stuck = Vec::new();
-    for value in written.iter().rev() {
-        let makes_folder = journal.entry(&value.place).is_some_and(|entry| entry.makes_folder);
-        match restore(host, &value.place, value.before.as_deref(), makes_folder) {
-            Ok(()) => Journal::done(host, &value.place, value.before.clone())?,
-            Err(error) => stuck.push(format!("{}: {error}", value.place.name())),
-        }
-    }
-    // Places that hold again what they held before this run are none of the journal's any more,
-    // unless an earlier run had changed them.
-    let is_kept = |place: &Place| {
-        former.entry(place).is_some() || stuck.iter().any(|text| text.starts_with(&place.name()))
-    };
-    let journal = Journal::read(host, machine)?;
-    let planned: Vec<&Place> = plan.changes.iter().map(|change| &change.place).collect();
-    let places = journal.entries().iter().map(|entry| entry.place.clone());
-    let kept: Vec<Place> =
-        places.filter(|place| !planned.contains(&place) || is_kept(place)).collect();
-    journal.keep_only(host, &kept)?;
-    Ok(match stuck.is_empty() {
-        true => String::new(),
-        false => format!(", except {}", stuck.join(", ")),
-    })
-}
-
 /// Makes a place hold again what it held, to the byte.
 pub fn restore(
     host: &Host,
@@ -198,8 +256,10 @@ pub fn restore(
     makes_folder: bool,
 ) -> io::Result<()> {
     match (place, before) {
-        (Place::File(path), None) if host.has(path) => host.remove_file(path, makes_folder)?,
+        (Place::File(path), None) => host.remove_file(path, makes_folder)?,
         (_, None) => {}
+        // A queue or an interrupt that went with the card's number of queues.
+        (_, Some(_)) if place.has_vanished(host) => return Ok(()),
         (_, Some(content)) => place.write(host, content)?,
     }
     let now = place.read(host);

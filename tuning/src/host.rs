@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A machine's files.
@@ -92,23 +93,40 @@ impl Host {
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder)?;
         }
-        let beside = target.with_extension("hawser-new");
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &target)
+        let beside = beside(&target);
+        // What a killed run left there; made anew, so that nothing is written through a link.
+        let _ = fs::remove_file(&beside);
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside)?;
+        let written = file.write_all(content.as_bytes()).and_then(|()| file.sync_all());
+        if let Err(error) = written.and_then(|()| fs::rename(&beside, &target)) {
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
+        Ok(())
     }
 
-    /// Removes a file of ours and, where it was the only one, its folder.
+    /// Removes a file of ours, what a killed run left beside it and, where it was the only one, its
+    /// folder.
     pub fn remove_file(&self, path: &str, with_folder: bool) -> io::Result<()> {
         let target = self.path(path);
-        fs::remove_file(&target)?;
+        for file in [&beside(&target), &target] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         if let Some(folder) = target.parent().filter(|_| with_folder) {
             // A folder that somebody else uses is not empty and stays.
             let _ = fs::remove_dir(folder);
         }
         Ok(())
     }
+}
+
+/// Where a file is written before it takes its name.
+fn beside(target: &Path) -> PathBuf {
+    target.with_extension("hawser-new")
 }
 
 /// Splits a name into texts and numbers.

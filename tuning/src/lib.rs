@@ -8,7 +8,8 @@
 //!   goal, budget     how many connections are planned, and the memory that they take
 //!   setting          one setting as data; family/ has them all, one file for each family
 //!   plan             what would change on this machine, and why
-//!   journal, apply   writes it down first, then does it; rollback undoes exactly that
+//!   journal, apply   writes it down first, then does it; rollback undoes exactly that;
+//!                    lock lets one at a time
 //!   verify           reads back and measures
 //!   export           the same for teams that apply things their own way
 //!   placement        which interrupt should move to which core; watch does it while it runs
@@ -31,6 +32,7 @@ pub mod goal;
 pub mod host;
 pub mod interrupt;
 pub mod journal;
+pub mod lock;
 pub mod machine;
 pub mod netlink;
 pub mod nic;

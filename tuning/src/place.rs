@@ -37,9 +37,15 @@ impl Place {
         Place::Value(format!("proc/sys/{}", name.replace('.', "/")))
     }
 
+    /// `None` for what no run of ours writes, so that a journal cannot speak of it.
     pub fn parse(text: &str) -> Option<Place> {
+        if text.split(['/', ':']).any(|part| part.is_empty() || part == "..") {
+            return None;
+        }
         Some(match text.split_once(':') {
-            Some(("file", path)) => Place::File(path.to_owned()),
+            Some(("file", path)) if path.starts_with("etc/systemd/system/") => {
+                Place::File(path.to_owned())
+            }
             Some(("channels", nic)) => Place::Channels(nic.to_owned()),
             Some(("coalescing", nic)) => Place::Coalescing(nic.to_owned()),
             Some(("queueing", nic)) => Place::Queueing(nic.to_owned()),
@@ -121,6 +127,28 @@ impl Place {
                 CpuSet::from_list(a).is_some() && CpuSet::from_list(a) == CpuSet::from_list(b)
             }
             _ => writable(a).split_whitespace().eq(writable(b).split_whitespace()),
+        }
+    }
+
+    /// Whether there is nothing any more that could be restored: the card was taken out or has another
+    /// name, the queue or the interrupt is gone, or the module that had the setting.
+    pub fn has_vanished(&self, host: &Host) -> bool {
+        match self {
+            Place::Value(path) => !host.has(path),
+            Place::Channels(nic) | Place::Coalescing(nic) | Place::Queueing(nic) => {
+                !host.has(&format!("sys/class/net/{nic}"))
+            }
+            Place::File(_) | Place::RouteRto(_) => false,
+        }
+    }
+
+    /// What is to be undone first has the least. A card that is left by its discipline gets the default
+    /// of that moment; and with its number of queues a driver may set anew what each of them has.
+    pub fn undo_rank(&self) -> u8 {
+        match self {
+            Place::Value(path) if path == "proc/sys/net/core/default_qdisc" => 0,
+            Place::Channels(_) => 1,
+            _ => 2,
         }
     }
 
@@ -224,7 +252,19 @@ mod tests {
         ] {
             assert_eq!(Place::parse(text).unwrap().to_string(), text);
         }
-        assert_eq!(Place::parse("etc/passwd"), None);
+        for text in [
+            "etc/passwd",
+            "file:etc/passwd",
+            "file:etc/systemd/system/../../passwd",
+            "file:/etc/systemd/system/x.d/50.conf",
+            "proc/../etc/passwd",
+            "sys//kernel",
+            "channels:",
+            "channels:../eth0",
+            "route-rto:four",
+        ] {
+            assert_eq!(Place::parse(text), None, "{text}");
+        }
         assert_eq!(Place::sysctl("net.core.somaxconn").name(), "net.core.somaxconn");
     }
 
@@ -249,6 +289,6 @@ mod tests {
         check("sys/class/net/e/queues/tx-0/xps_cpus", "00000000,00000003\n", "3", true);
         check("sys/class/net/e/queues/tx-0/xps_cpus", "", "", false);
         check("proc/irq/4/smp_affinity_list", "0-1\n", "0,1", true);
-        check("file:etc/x", "a\n", "a", false);
+        check("file:etc/systemd/system/x.d/50.conf", "a\n", "a", false);
     }
 }

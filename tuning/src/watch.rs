@@ -11,6 +11,7 @@ use crate::cpus::CpuSet;
 use crate::host::Host;
 use crate::interrupt::{self, Interrupt, affinity_path};
 use crate::journal::{Journal, JournalError};
+use crate::lock::{self, Lock};
 use crate::machine::Machine;
 use crate::place::Place;
 use crate::placement::{self, Group, Load, Move};
@@ -72,10 +73,20 @@ impl Watch {
         machine: &Machine,
         moves: &mut [Moved],
     ) -> Result<(), JournalError> {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        if machine.irqbalance_runs {
+            // It may have been started long after the watch.
+            let refused = "irqbalance runs and would undo it: `systemctl disable --now irqbalance`";
+            moves.iter_mut().for_each(|moved| moved.refused = Some(refused.to_owned()));
+            return Ok(());
+        }
+        let _lock = Lock::take(host, lock::PATIENCE)?;
         for moved in moves {
             let place = Place::Value(affinity_path(moved.made.interrupt));
             let wanted = moved.made.to.to_string();
-            let journal = Journal::read(host, machine)?;
+            let journal = Journal::read(host, machine)?.settled(host);
             journal.intend(host, machine, &[(place.clone(), place.read(host), wanted.clone())])?;
             moved.refused = place.write(host, &wanted).err().map(|error| error.to_string());
             Journal::done(host, &place, place.read(host))?;

@@ -88,6 +88,33 @@ fn minimum() -> Place {
     Place::sysctl("net.ipv4.tcp_rto_min_us")
 }
 
+/// There is room for what is intended, and not for all that is done.
+#[test]
+fn a_disk_that_is_full_half_way_undoes_what_was_written() {
+    let script = "mount -t tmpfs -o size=4096 none /var/lib";
+    if !inside("a_disk_that_is_full_half_way_undoes_what_was_written", script) {
+        return;
+    }
+    let (host, before) = (Host::live(), settings());
+    let places: Vec<_> = (0..20)
+        .flat_map(|_| [(retries(), "20"), (Place::sysctl("net.core.somaxconn"), "9999")])
+        .collect();
+    for (count, has_room) in [(2, true), (36, false)] {
+        let plan = plan_of(&host, &places[..count]);
+        match apply(&host, &machine(&host), &plan, false) {
+            Ok(written) => assert!(has_room && written.len() == count),
+            Err(error) => {
+                assert!(!has_room, "{error}");
+                assert!(matches!(error, ApplyError::NotNoted { .. }), "{error}");
+                assert!(error.to_string().contains("was undone; make room"), "{error}");
+                assert!(!host.has(journal::PATH), "nothing is left to undo");
+            }
+        }
+        rollback(&host, &machine(&host), false).unwrap();
+        assert_eq!(settings(), before);
+    }
+}
+
 #[test]
 fn a_discipline_that_is_refused_for_a_queue_leaves_the_card_as_it_was() {
     if !inside("a_discipline_that_is_refused_for_a_queue_leaves_the_card_as_it_was", CARDS) {

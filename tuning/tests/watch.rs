@@ -136,6 +136,25 @@ fn affinities(tree: &machines::Tree) -> Vec<String> {
     numbers.map(|number| tree.host().raw(&affinity_path(*number)).unwrap()).collect()
 }
 
+/// As when it is started while the watch runs.
+#[test]
+fn nothing_is_moved_while_irqbalance_runs() {
+    let tree = machines::old_kernel();
+    let mut load = Load::new(&tree, |_| 5_000);
+    let host = tree.host();
+    load.pass(&tree);
+    let mut watch = Watch::begin(&host);
+    load.pass(&tree);
+    tree.put("proc/742/comm", "irqbalance");
+    let mut decided = watch.decide(&host, &tree.machine());
+    assert!(!decided.is_empty());
+    watch.carry_out(&host, &tree.machine(), &mut decided).unwrap();
+    let refused =
+        |reason: &Option<String>| reason.as_ref().is_some_and(|r| r.contains("irqbalance"));
+    assert!(decided.iter().all(|moved| refused(&moved.refused)), "{decided:?}");
+    assert!(affinities(&tree).iter().all(|cpus| cpus == "0\n") && !host.has(journal::PATH));
+}
+
 #[test]
 fn an_idle_machine_and_a_card_without_queues_are_left_alone() {
     for (name, tree) in machines::all() {

@@ -4,10 +4,14 @@ use serde::Serialize;
 
 use super::out::{self, Format};
 use super::{ApplyArgs, Failure, Outcome, RollbackArgs, machine, machine_with};
-use crate::apply::{Written, apply};
+use crate::apply::{self, Run, Written};
 use crate::host::Host;
+use crate::journal::Journal;
+use crate::machine::Machine;
+use crate::place::Place;
 use crate::plan::Plan;
 use crate::rollback::{Fate, rollback};
+use crate::setting::Change;
 
 pub const APPLY_EXAMPLES: &str = "\
 Examples:
@@ -26,10 +30,6 @@ Examples:
   hawser tune rollback --force      also what somebody else has changed since
 
 Exit codes: 0 everything is as it was before, 3 something was left because somebody else changed it.";
-
-/// Card settings change which queues there are, so that there is something new to plan; twice is
-/// enough, since no other setting does.
-const PASSES_MAX: usize = 2;
 
 #[derive(Serialize)]
 struct AppliedRow {
@@ -50,24 +50,54 @@ struct UndoneRow {
 
 pub fn run_apply(host: &Host, args: &ApplyArgs, format: Format) -> Result<Outcome, Failure> {
     let choice = args.goal.choice()?;
-    let mut written = Vec::new();
-    for _ in 0..PASSES_MAX {
+    let look = || -> Result<(Machine, Plan), Failure> {
         let machine = machine_with(host, &args.goal.nic)?;
         let plan = Plan::make(host, &machine, args.goal.goal(), &choice)?;
-        // What the kernel rounded differs from the plan forever; it is told and not tried again.
-        let is_new = |value: &&Written| !written.iter().any(|w: &Written| w.place == value.place);
-        let pass = apply(host, &machine, &plan, args.overwrite)?;
-        let fresh: Vec<Written> = pass.iter().filter(is_new).cloned().collect();
-        if fresh.is_empty() {
-            break;
+        Ok((machine, plan))
+    };
+    let written = match look()? {
+        (machine, plan) if plan.changes.is_empty() => {
+            Journal::read(host, &machine)?;
+            Vec::new()
         }
-        written.extend(fresh);
-    }
+        (machine, plan) => {
+            // Who may not write is told so before anything is made, the lock's folder too.
+            apply::check_writable(host, &plan)?;
+            let mut run = Run::begin(host, &machine)?;
+            let (machine, plan) = look()?;
+            run.check(&machine, &plan, args.overwrite)?;
+            write(&mut run, machine, plan, look)?;
+            run.written().to_vec()
+        }
+    };
     match format {
         Format::Json => out::json(&written.iter().map(row).collect::<Vec<_>>())?,
         Format::Human => out::text(&shown(&written))?,
     }
     Ok(Outcome::AsItShouldBe)
+}
+
+/// A card that gets other queues has other interrupts after that, of other numbers, and its driver sets
+/// anew what belongs to each queue. So such cards go first, and all else is planned after them.
+fn write(
+    run: &mut Run,
+    machine: Machine,
+    plan: Plan,
+    look: impl Fn() -> Result<(Machine, Plan), Failure>,
+) -> Result<(), Failure> {
+    let is_of_queues = |change: &Change| matches!(change.place, Place::Channels(_));
+    if !plan.changes.iter().any(is_of_queues) {
+        return Ok(run.pass(&machine, &plan.changes)?);
+    }
+    let queues: Vec<Change> = plan.changes.into_iter().filter(is_of_queues).collect();
+    run.pass(&machine, &queues)?;
+    let (machine, plan) = look().inspect_err(|_| {
+        run.undo(&machine);
+    })?;
+    // Channels that the kernel made another number of are told and not tried again.
+    let is_left = |change: &Change| !is_of_queues(change);
+    let rest: Vec<Change> = plan.changes.into_iter().filter(is_left).collect();
+    Ok(run.pass(&machine, &rest)?)
 }
 
 fn row(written: &Written) -> AppliedRow {
@@ -118,6 +148,7 @@ fn undone(place: String, fate: Fate) -> UndoneRow {
         Fate::Restored { before } => ("restored", before.map(|text| text.trim().to_owned())),
         Fate::AsBefore => ("as_before", None),
         Fate::GoneWithReboot => ("gone_with_reboot", None),
+        Fate::Vanished => ("vanished", None),
         Fate::Theirs(ways) => {
             let detail = format!(
                 "before hawser {:?}, hawser's {:?}, now {:?}",
@@ -144,12 +175,13 @@ fn told(fates: &[UndoneRow], open: usize) -> String {
     }
     let count = |fate| fates.iter().filter(|row| row.fate == fate).count();
     match fates.len() {
-        0 => text.push_str("there is no journal: nothing was applied here\n"),
+        0 => text.push_str("there is nothing to undo: nothing was applied here\n"),
         _ => text.push_str(&format!(
-            "{} restored, {} were as before, {} undone by the reboot, {open} left\n",
+            "{} restored, {} were as before, {} undone by the reboot, {} not there any more, {open} left\n",
             count("restored"),
             count("as_before"),
-            count("gone_with_reboot")
+            count("gone_with_reboot"),
+            count("vanished")
         )),
     }
     text

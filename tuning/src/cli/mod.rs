@@ -247,7 +247,7 @@ impl Failure {
             Failure::Machine(_) => "machine_unreadable",
             Failure::TooMany(_) => "too_many_connections",
             Failure::Journal(_)
-            | Failure::Apply(ApplyError::Journal(_))
+            | Failure::Apply(ApplyError::Journal(_) | ApplyError::NotNoted { .. })
             | Failure::Rollback(RollbackError::Journal(_)) => "journal",
             Failure::Irqbalance => "irqbalance_runs",
             Failure::Apply(ApplyError::NotWritable(_))
