@@ -280,7 +280,7 @@ pub fn run(tune: Tune, json: bool) -> ExitCode {
         Command::Apply(args) => applied::run_apply(&host, &args, format),
         Command::Rollback(args) => applied::run_rollback(&host, &args, format),
         Command::Verify(args) => verified::run_verify(&host, &args, format),
-        Command::Export(args) => verified::run_export(&host, &args),
+        Command::Export(args) => verified::run_export(&host, &args, format),
         Command::Watch(args) => watched::run(&host, &args, format),
     };
     match result {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::out::{self, Format};
 use super::{ExportArgs, Failure, Outcome, VerifyArgs, machine, machine_with};
-use crate::export::export;
+use crate::export::{Dialect, export};
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::verify::{self, Reading};
@@ -180,10 +180,25 @@ fn shown(document: &Document) -> String {
     text
 }
 
-pub fn run_export(host: &Host, args: &ExportArgs) -> Result<Outcome, Failure> {
+#[derive(Serialize)]
+struct ExportDocument<'a> {
+    dialect: Dialect,
+    changes: usize,
+    text: &'a str,
+}
+
+pub fn run_export(host: &Host, args: &ExportArgs, format: Format) -> Result<Outcome, Failure> {
     let choice = args.goal.choice()?;
     let machine = machine_with(host, &args.goal.nic)?;
     let plan = Plan::make(host, &machine, args.goal.goal(), &choice)?;
-    out::text(&export(&plan, args.dialect))?;
+    let text = export(&plan, &choice, &args.goal.nic, args.dialect);
+    match format {
+        Format::Json => out::json(&ExportDocument {
+            dialect: args.dialect,
+            changes: plan.changes.len(),
+            text: &text,
+        })?,
+        Format::Human => out::text(&text)?,
+    }
     Ok(Outcome::AsItShouldBe)
 }
