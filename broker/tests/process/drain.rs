@@ -23,7 +23,6 @@ fn a_signal_sends_the_devices_elsewhere_and_ends_with_0() {
             assert_eq!(closed.addresses, ["a.example:7400", "b.example:7400"]);
         }
         assert_eq!(broker.wait().code(), Some(0));
-        assert!(std::net::TcpStream::connect(broker.address).is_err(), "nobody listens");
     }
 }
 
@@ -34,8 +33,6 @@ fn the_drain_has_the_configured_pace() {
         (0..20).map(|i| Device::online(broker.address, &format!("d{i}"))).collect();
     let started = std::time::Instant::now();
     broker.signal(libc::SIGTERM);
-    let (status, health) = broker.get("/health");
-    assert!(status == 503 || health.contains("\"status\":\"ok\""), "{status} {health}");
     // In no particular order: each is read to its end.
     let reading: Vec<_> = devices
         .into_iter()
@@ -55,6 +52,9 @@ fn a_second_signal_does_not_wait() {
         (0..60).map(|i| Device::online(broker.address, &format!("d{i}"))).collect();
     broker.signal(libc::SIGTERM);
     broker.wait_for_metric("hawser_broker_draining", 1);
+    let (status, health) = broker.get("/health");
+    assert_eq!(status, 503);
+    assert!(health.contains("\"status\":\"draining\""), "{health}");
     broker.signal(libc::SIGTERM);
     assert_eq!(broker.wait().code(), Some(1));
     drop(devices);

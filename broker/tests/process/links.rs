@@ -8,7 +8,7 @@ use hawser_codec::error::CloseReason;
 use hawser_codec::ids::{AppId, Epoch, Seq, SessionRef, Stream};
 use hawser_codec::link::{Entry, EntryFlags, ToControl, to_broker};
 
-use crate::support::{APP, Broker, Control, Device, Folder, LINK_KEY, Link, device_id};
+use crate::support::{APP, Broker, Control, DEADLINE, Device, Folder, LINK_KEY, Link, device_id};
 
 /// A broker of one shard with a link that is up.
 pub fn linked(control: &Control, settings: &[&str]) -> (Broker, Link) {
@@ -161,22 +161,21 @@ fn before_the_proof_nothing_but_the_handshake_is_taken() {
 #[test]
 fn a_silent_link_is_cut_and_dialled_again_and_no_session_ends() {
     let control = Control::new(LINK_KEY);
-    let (broker, first) = linked(&control, &["link_idle_ms=300"]);
+    let (broker, first) = linked(&control, &["link_idle_ms=1000"]);
     let mut device = Device::online(broker.address, "d");
     // Nothing is said on the first link; the broker gives it up and comes again.
     let mut second = control.link();
     let session = announced(&mut second, "d");
     drop(first);
     device.ping();
-    // What is said keeps a link: three times the limit goes by with a ping in each part.
-    for _ in 0..9 {
-        second.frames.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    // What is said keeps a link: more than the limit goes by with a ping in each tenth of it.
+    for _ in 0..12 {
         second.send(|out| to_broker::ping(out, Epoch::ZERO));
         second.expect("a pong", |frame| matches!(frame, ToControl::Pong { .. }).then_some(()));
-        let mut nothing = [0; 1];
-        let _waited = std::io::Read::read(&mut second.frames.stream, &mut nothing[..0]);
+        second.frames.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _waited = second.frames.stream.peek(&mut [0]);
+        second.frames.stream.set_read_timeout(Some(DEADLINE)).unwrap();
     }
-    second.frames.stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
     second.send(|out| to_broker::deliver(out, session, Seq(1), EntryFlags::NONE, b"still up"));
     device.send(&Uplink::Pull { stream: Stream::Inbox, from: Seq::ZERO });
     device.ping();
