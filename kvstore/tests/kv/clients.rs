@@ -381,9 +381,8 @@ fn a_pipeline_that_is_never_read_is_bounded() {
     };
     assert!(held("qbuf=") <= config.request_bytes_max + (512 << 10), "{list}");
     assert!(held("obl=") <= (1 << 20) + 512 * 1024, "{list}");
-    let started = Instant::now();
+    // Each within the client's deadline, while the other goes on holding what it holds.
     (0..100).for_each(|_| assert!(!client.run("INCR n").is_error()));
-    assert!(started.elapsed() < Duration::from_secs(10));
     stop(server);
 }
 
@@ -472,16 +471,15 @@ fn a_transaction_of_a_million_is_refused_and_delays_nobody() {
         client.run("EXEC")
     });
     let mut other = Client::unix(&config.unix);
-    let mut slowest = Duration::ZERO;
+    let mut served = 0;
     while !greedy.is_finished() {
-        let started = Instant::now();
         assert!(!other.run("INCR other").is_error());
-        slowest = slowest.max(started.elapsed());
+        served += 1;
     }
     let outcome = greedy.join().expect("it ends");
     assert!(outcome.text().starts_with("EXECABORT"), "{outcome:?}");
     assert_eq!(other.run("EXISTS n"), Value::Integer(0));
-    // On an idle machine it is a few milliseconds.
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    // It came about as often as the other's hundred rounds, and did not wait for all of them.
+    assert!(served >= 20, "only {served} commands of the other were served");
     stop(server);
 }

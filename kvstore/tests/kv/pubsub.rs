@@ -1,7 +1,5 @@
 //! Publish and subscribe: the same steps on Redis and here give every client the same messages.
 
-use std::time::Duration;
-
 use hawser_kv::Config;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -224,12 +222,10 @@ fn a_subscriber_that_stays_behind_is_cut() {
         assert_eq!(publisher.call(&["PUBLISH", "news", &message]), Value::Integer(1));
     }
     assert_eq!(server.metrics().output_overflows_total, 0, "for a moment it may");
-    let since = std::time::Instant::now();
     until("cut", || {
         publisher.run("PUBLISH news x");
         (server.metrics().output_overflows_total == 1).then_some(())
     });
-    assert!(since.elapsed() < Duration::from_secs(30));
     stop(server);
 }
 
