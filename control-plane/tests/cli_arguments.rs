@@ -1,6 +1,5 @@
 //! Wrong command lines end with 2 and say what to do; failures end with 1.
 
-use std::net::TcpListener;
 use std::process::{Command, Output};
 
 /// Runs `hawser` where no play has left its file, with nothing in the environment.
@@ -108,10 +107,8 @@ fn wrong_plays_end_with_2() {
 
 #[test]
 fn failures_end_with_1_and_name_the_cause() {
-    // Bound and not listening to HTTP; dropped at once, so that nobody answers.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{free}");
-    let node = ["--url", &url, "--key", "k", "--app", "a"];
+    // A port that no other process is given, and that no connection to it can come from.
+    let node = ["--url", "http://127.0.0.1:1", "--key", "k", "--app", "a"];
     let with = |line: &[&'static str]| -> Vec<String> {
         line.iter().chain(&node).map(|&word| word.to_owned()).collect()
     };
