@@ -254,6 +254,8 @@ mod tests {
         fn new(name: &str, files: &[(&str, &str)]) -> Machine {
             let name = format!("hawser-cpus-{}-{name}", std::process::id());
             let machine = Machine(std::env::temp_dir().join(name));
+            // What a process of the same id left when it was killed.
+            let _left = fs::remove_dir_all(&machine.0);
             fs::create_dir_all(machine.0.join("proc")).unwrap();
             files.iter().for_each(|(file, text)| machine.write(file, text));
             machine

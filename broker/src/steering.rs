@@ -290,6 +290,8 @@ mod tests {
         fn new(name: &str) -> Machine {
             let name = format!("hawser-steering-{}-{name}", std::process::id());
             let root = std::env::temp_dir().join(name);
+            // What a process of the same id left when it was killed.
+            let _left = fs::remove_dir_all(&root);
             fs::create_dir_all(root.join("sys/class/net/lo/queues/rx-0")).unwrap();
             Machine(root)
         }

@@ -184,17 +184,33 @@ fn log_tail(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn shell(script: &str) -> Spec {
-        let log = std::env::temp_dir().join(format!("hawser-process-{}", std::process::id()));
-        let args = vec!["-c".to_owned(), script.to_owned()];
-        let program = PathBuf::from("/bin/sh");
-        Spec { name: "the child".to_owned(), program, args, log }
+    /// The log of one child, which goes with the test.
+    struct Log(PathBuf);
+
+    impl Log {
+        fn new(test: &str) -> Log {
+            let name = format!("hawser-process-{}-{test}", std::process::id());
+            Log(std::env::temp_dir().join(name))
+        }
+
+        fn shell(&self, script: &str) -> Spec {
+            let args = vec!["-c".to_owned(), script.to_owned()];
+            let program = PathBuf::from("/bin/sh");
+            Spec { name: "the child".to_owned(), program, args, log: self.0.clone() }
+        }
+    }
+
+    impl Drop for Log {
+        fn drop(&mut self) {
+            let _gone = std::fs::remove_file(&self.0);
+        }
     }
 
     #[tokio::test]
     async fn a_server_is_ready_when_it_says_so_and_stops_when_told() {
         let script = "echo noise; echo child ready on port; while true; do sleep 1; done";
-        let mut process = Process::start_server(shell(script)).await.unwrap();
+        let log = Log::new("stops");
+        let mut process = Process::start_server(log.shell(script)).await.unwrap();
         process.check().unwrap();
         process.stop().await.unwrap();
     }
@@ -202,7 +218,8 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_child_is_gone() {
         let script = "echo child ready; while true; do sleep 1; done";
-        let process = Process::start_server(shell(script)).await.unwrap();
+        let log = Log::new("dropped");
+        let process = Process::start_server(log.shell(script)).await.unwrap();
         let entry = PathBuf::from(format!("/proc/{}", process.pid().unwrap()));
         assert!(entry.exists());
         drop(process);
@@ -211,7 +228,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_child_that_dies_is_named_with_its_last_words() {
-        let error = Process::start_server(shell("echo the disk is full >&2; exit 3")).await;
+        let log = Log::new("dies");
+        let error = Process::start_server(log.shell("echo the disk is full >&2; exit 3")).await;
         let text = error.unwrap_err().to_string();
         for part in ["the child", "exit status: 3", "the disk is full"] {
             assert!(text.contains(part), "{text}");
@@ -220,7 +238,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_says_what_to_build() {
-        let spec = Spec { program: "/nonexistent/hawser-broker".into(), ..shell("") };
+        let shell = Log::new("absent").shell("");
+        let spec = Spec { program: "/nonexistent/hawser-broker".into(), ..shell };
         let text = Process::start_server(spec).await.unwrap_err().to_string();
         assert!(text.contains("make build"), "{text}");
     }

@@ -16,6 +16,8 @@ impl Directory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("hawser-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let path = std::env::temp_dir().join(name);
+        // What a process of the same id left when it was killed.
+        let _left = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
         Directory(path)
     }

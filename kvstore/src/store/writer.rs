@@ -519,7 +519,10 @@ mod tests {
     impl TempDir {
         pub(super) fn new(name: &str) -> TempDir {
             let name = format!("hkv-writer-{}-{name}", std::process::id());
-            TempDir(std::env::temp_dir().join(name))
+            let path = std::env::temp_dir().join(name);
+            // What a process of the same id left when it was killed.
+            _ = std::fs::remove_dir_all(&path);
+            TempDir(path)
         }
     }
 

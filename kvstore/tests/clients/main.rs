@@ -116,6 +116,8 @@ impl Server {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Relaxed);
         let dir = std::env::temp_dir().join(format!("hkv-clients-{}-{number}", std::process::id()));
+        // What a process of the same id left when it was killed.
+        _ = std::fs::remove_dir_all(&dir);
         let mut command = Command::new(env!("CARGO_BIN_EXE_hawser-kv"));
         command.args([
             "--listen",

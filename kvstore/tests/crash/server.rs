@@ -81,6 +81,8 @@ pub struct TempDir(PathBuf);
 impl TempDir {
     pub fn new(name: &str) -> TempDir {
         let path = std::env::temp_dir().join(format!("hkc-{}-{name}", std::process::id()));
+        // What a process of the same id left when it was killed.
+        _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("a temporary directory");
         TempDir(path)
     }

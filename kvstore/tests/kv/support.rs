@@ -155,6 +155,8 @@ impl TempDir {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Relaxed);
         let path = std::env::temp_dir().join(format!("hkv-{}-{number}", std::process::id()));
+        // What a process of the same id left when it was killed.
+        _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("a temporary directory");
         TempDir(path)
     }

@@ -149,6 +149,8 @@ impl Folder {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("hawser-test-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
+        // What a process of the same id left when it was killed.
+        let _left = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Folder { path }
     }
