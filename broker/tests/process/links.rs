@@ -1,7 +1,8 @@
 //! The links to control nodes: the handshake at both ends, delivery, slow readers, and what a link
 //! may cost when it misbehaves.
 
-use std::time::Duration;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use hawser_codec::device::{Downlink, Uplink};
 use hawser_codec::error::CloseReason;
@@ -165,21 +166,39 @@ fn a_silent_link_is_cut_and_dialled_again_and_no_session_ends() {
     let mut device = Device::online(broker.address, "d");
     // Nothing is said on the first link; the broker gives it up and comes again.
     let mut second = control.link();
-    let session = announced(&mut second, "d");
+    let mut session = announced(&mut second, "d");
     drop(first);
     device.ping();
-    // What is said keeps a link: more than the limit goes by with a ping in each tenth of it.
-    for _ in 0..12 {
-        second.send(|out| to_broker::ping(out, Epoch::ZERO));
-        second.expect("a pong", |frame| matches!(frame, ToControl::Pong { .. }).then_some(()));
-        second.frames.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let _waited = second.frames.stream.peek(&mut [0]);
-        second.frames.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    // What is said keeps a link. Where the machine stood still, nothing was said, and it begins again.
+    while !is_kept(&mut second) {
+        second = control.link();
+        session = announced(&mut second, "d");
     }
     second.send(|out| to_broker::deliver(out, session, Seq(1), EntryFlags::NONE, b"still up"));
     device.send(&Uplink::Pull { stream: Stream::Inbox, from: Seq::ZERO });
     device.ping();
     assert_eq!(broker.metric("hawser_broker_sessions"), 1);
+}
+
+/// Pings in each tenth of the limit of a second, until more than the limit has gone by. False: the link
+/// was cut, and for as long as the limit this had nothing to say.
+fn is_kept(link: &mut Link) -> bool {
+    let mut ping = Vec::new();
+    to_broker::ping(&mut ping, Epoch::ZERO);
+    let mut said = Instant::now();
+    for _ in 0..12 {
+        // One that is cut shows with the next read.
+        let _written = link.frames.stream.write_all(&ping);
+        if link.frames.next().is_none() {
+            assert!(said.elapsed() >= Duration::from_secs(1), "it was cut although it spoke");
+            return false;
+        }
+        said = Instant::now();
+        link.frames.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _waited = link.frames.stream.peek(&mut [0]);
+        link.frames.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+    true
 }
 
 #[test]
