@@ -11,6 +11,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -31,13 +32,33 @@ impl fmt::Display for ListenError {
         let ListenError { address, error } = self;
         let advice = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                "; another process has the port: stop it or choose another address"
+                "; another process has the port: stop it or choose another address. A broker that was \
+                 killed has it until the kernel has closed its connections: then start again"
             }
             io::ErrorKind::AddrNotAvailable => "; this host does not have the address",
             io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
             _ => "",
         };
         write!(f, "cannot listen on {address}: {error}{advice}")
+    }
+}
+
+/// What a process had in its rings is closed by the kernel some time after its end; so long the port is
+/// not free for the one that replaces it at once.
+const FREED_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+fn listen(address: SocketAddr, shards: usize, inherited: &Inherited) -> io::Result<Vec<Socket>> {
+    let begun = Instant::now();
+    loop {
+        match socket::listen(address, shards, inherited) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < FREED_TIMEOUT =>
+            {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            result => return result,
+        }
     }
 }
 
@@ -61,7 +82,7 @@ impl Listeners {
         };
         for address in config.listen_addresses() {
             let failed = |error| ListenError { address, error };
-            let sockets = socket::listen(address, shards, &inherited).map_err(failed)?;
+            let sockets = listen(address, shards, &inherited).map_err(failed)?;
             listeners.addresses.push(socket::local_address(&sockets[0]).map_err(failed)?);
             listeners.rto = retransmission::held(&sockets[0]);
             for (of_shard, socket) in listeners.of_shards.iter_mut().zip(sockets) {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-use crate::support::{Broker, Folder, command, hex};
+use crate::support::{Broker, Device, Folder, command, hex, inside};
 
 /// Runs to the end; the exit code is 2 and the message says what to change.
 fn refused(output: &Output, expect: &[&str]) {
@@ -50,6 +50,25 @@ fn a_port_that_is_taken_is_named() {
     let other = Broker::start(&[]);
     let output = command(&[&format!("listen={}", other.address)]).output().unwrap();
     refused(&output, &["another process has the port"]);
+}
+
+/// As a supervisor does. The kernel is not done with the rings of the one that was killed.
+#[test]
+fn a_broker_that_was_killed_is_replaced_at_once() {
+    // In a network of its own nobody else is given the port meanwhile.
+    let test = "start::a_broker_that_was_killed_is_replaced_at_once";
+    if !inside(test, "ip link set lo up") {
+        return;
+    }
+    let mut listen = "listen=127.0.0.1:0".to_owned();
+    for _ in 0..8 {
+        let broker = Broker::start(&["shards=2", &listen]);
+        listen = format!("listen={}", broker.address);
+        let devices: Vec<Device> = (0..100).map(|_| Device::dial(broker.address)).collect();
+        broker.wait_for_metric("hawser_broker_slots_in_use", 100);
+        drop(broker);
+        drop(devices);
+    }
 }
 
 #[test]
