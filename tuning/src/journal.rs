@@ -111,7 +111,9 @@ pub enum JournalError {
         "the journal /{PATH} is of another machine ({theirs}, this is {ours}): move it away if this machine was made from that one's image"
     )]
     OtherMachine { theirs: String, ours: String },
-    #[error("the journal /{PATH} is of network namespace {theirs}, this is {ours}: run it there")]
+    #[error(
+        "the journal /{PATH} is of network namespace {theirs}, this is {ours}: run it there, or move the journal away if that namespace has ended"
+    )]
     OtherNamespace { theirs: String, ours: String },
     #[error("line {line} of the journal /{PATH} is not understood: {reason}")]
     NotUnderstood { line: usize, reason: String },

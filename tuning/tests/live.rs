@@ -55,6 +55,24 @@ fn the_default_routes_minimum_comes_and_goes_without_touching_the_rest() {
     assert_eq!(Place::RouteRto(6).read(&host), None, "there is no default route of IPv6");
 }
 
+/// Replaced by itself it would not expire any more.
+#[test]
+fn a_route_that_expires_is_left_to_its_router() {
+    let script = "ip link add here type veth peer name there; ip link set here up; \
+                  ip link set there up; ip -6 address add fd08::1/64 dev here nodad";
+    if !inside("a_route_that_expires_is_left_to_its_router", script) {
+        return;
+    }
+    let route = |arguments: &[&str]| {
+        let base = ["-6", "route", "replace", "default", "via", "fd08::2", "dev", "here"];
+        let status = Command::new("ip").args(base).args(arguments).status().unwrap();
+        assert!(status.success());
+        Place::RouteRto(6).read(&Host::live())
+    };
+    assert_eq!(route(&["expires", "600"]), None);
+    assert_eq!(route(&[]).as_deref(), Some("0"));
+}
+
 #[test]
 fn verify_sees_what_holds_and_what_somebody_changed() {
     if !inside("verify_sees_what_holds_and_what_somebody_changed", "true") {

@@ -37,7 +37,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         formula: "at least connections / 4, from 4,096 to 2^20",
         kernels: "all",
         range: (128, 1 << 20),
-        risk: "each open handshake takes 304 bytes until it times out; 2^20 of them 304 MiB",
+        risk: "each open handshake takes 304 bytes until it times out; 2^20 of them 304 MiB, for each \
+               listener",
         undo: UNDO_VALUE,
         source: "Documentation/networking/ip-sysctl.rst, tcp_max_syn_backlog",
         propose: |p| {

@@ -7,6 +7,7 @@ use super::Family;
 use crate::place::Place;
 use crate::setting::{Setting, UNDO_VALUE};
 
+/// One end is even and the other odd, as the kernel prefers.
 const FIRST: u64 = 10_240;
 const LAST: u64 = 65_535;
 
@@ -26,7 +27,6 @@ pub(super) const SETTINGS: &[Setting] = &[Setting {
     propose: |p| {
         p.fields(Place::sysctl("net.ipv4.ip_local_port_range"), |current| match *current {
             [first, last] if last.saturating_sub(first) >= LAST - FIRST => vec![first, last],
-            // The two ends must have different parity, or the kernel complains.
             [first, last] => vec![first.min(FIRST), last.max(LAST)],
             _ => vec![FIRST, LAST],
         });

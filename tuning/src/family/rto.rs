@@ -71,7 +71,7 @@ pub(super) const SETTINGS: &[Setting] = &[
             if present.is_empty() {
                 p.tell(
                     Kind::ByHand,
-                    "this kernel has no tcp_rto_min_us and there is not exactly one default route: \
+                    "this kernel has no tcp_rto_min_us and there is not exactly one default route that stays: \
                      `ip route change ROUTE rto_min 3s` for the routes to devices",
                 );
             }

@@ -3,7 +3,8 @@
 //!
 //! It is the route's metric RTAX_RTO_MIN, in milliseconds, and counts only while the lock bit of the
 //! same number is set (net/ipv4/tcp_output.c reads it under `dst_metric_locked`). A machine with
-//! several default routes of a family, or one over several next hops, is left to its operator.
+//! several default routes of a family, or one over several next hops, is left to its operator; so is a
+//! route that expires, as IPv6 has from its routers: replaced, it would stay when the router is gone.
 
 use std::io;
 
@@ -90,7 +91,11 @@ fn default_route(family: u8) -> Option<RouteMessage> {
     };
     exchange::dump(NETLINK_ROUTE, RouteNetlinkMessage::GetRoute(question), take).ok()?;
     let is_plain = |route: &RouteMessage| {
-        !route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)))
+        !route.attributes.iter().any(|attribute| match attribute {
+            RouteAttribute::MultiPath(_) => true,
+            RouteAttribute::CacheInfo(info) => info.expires != 0,
+            _ => false,
+        })
     };
     (found.len() == 1 && is_plain(&found[0])).then(|| found.swap_remove(0))
 }
