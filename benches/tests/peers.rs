@@ -138,7 +138,13 @@ struct Mosquitto {
 }
 
 impl Mosquitto {
+    /// The port is anybody's until the server has it, so more than one may have to be tried.
     fn start() -> Mosquitto {
+        (0..10).find_map(|_| Mosquitto::start_on_a_port()).expect("mosquitto listens")
+    }
+
+    /// `None`: it has ended.
+    fn start_on_a_port() -> Option<Mosquitto> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         drop(listener);
@@ -151,13 +157,15 @@ impl Mosquitto {
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("it starts");
-        let mosquitto = Mosquitto { child, address: address.to_string() };
-        mosquitto.wait_until_it_listens();
-        mosquitto
-    }
-
-    fn wait_until_it_listens(&self) {
-        wait_for("mosquitto listens", || TcpStream::connect(&self.address).is_ok());
+        let mut mosquitto = Mosquitto { child, address: address.to_string() };
+        let mut has_ended = false;
+        wait_for("mosquitto to listen or to end", || {
+            has_ended = mosquitto.child.try_wait().expect("it is ours").is_some();
+            // Where nobody listens yet a connection can be one to itself.
+            let is_itself = |stream: TcpStream| stream.local_addr().ok() == Some(address);
+            has_ended || TcpStream::connect(address).is_ok_and(|stream| !is_itself(stream))
+        });
+        (!has_ended).then_some(mosquitto)
     }
 }
 
@@ -190,7 +198,7 @@ fn no_folder_remains_of_a_run_that_is_killed() {
     wait_for("the end of its folder", || !log.parent().expect("a folder").exists());
 }
 
-fn wait_for(what: &str, is_there: impl Fn() -> bool) {
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !is_there() {
         assert!(std::time::Instant::now() < deadline, "{what}");
@@ -218,7 +226,8 @@ fn hear(socket: &mut TcpStream) {
 
 #[test]
 fn a_target_that_is_none_is_named_with_what_is_wrong() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // No other process is given this port, and no connection to it can come from it.
+    let nobody = "127.0.0.1:1".to_owned();
     let closes = listen(|mut socket| hear(&mut socket));
     let other = listen(|mut socket| {
         hear(&mut socket);
