@@ -24,9 +24,9 @@ pub const BROKER_BYTES_PER_CONNECTION: u64 = 200;
 /// A bucket of the table of established connections is one pointer.
 const BUCKET_BYTES: u64 = 8;
 
-/// An entry of connection tracking with its extensions, from `nf_conntrack` in /proc/slabinfo; and
-/// each connection also costs a bucket.
-const CONNTRACK_BYTES_PER_CONNECTION: u64 = 320 + 8;
+/// An entry of connection tracking with its extensions, from `nf_conntrack` in /proc/slabinfo. Its table
+/// has buckets of its own.
+const CONNTRACK_BYTES_PER_CONNECTION: u64 = 320;
 
 /// What receive flow steering keeps of a flow that is active: 4 bytes in the table of the machine, and
 /// up to 12 in that of a queue (include/net/rps.h).
@@ -86,21 +86,25 @@ pub struct TooMany {
 impl Budget {
     pub fn of(machine: &Machine, goal: &Goal, in_use: InUse) -> Result<Budget, TooMany> {
         let each = bytes_per_connection(machine);
-        let buckets_bytes =
-            BUCKET_BYTES * buckets(goal.connections) + FLOW_BYTES * flows(goal.connections);
+        let is_tracked = machine.conntrack.is_some();
+        let tables_bytes = |connections: u64| {
+            let tracked = if is_tracked { tracked_buckets(connections) } else { 0 };
+            BUCKET_BYTES * (buckets(connections) + tracked) + FLOW_BYTES * flows(connections)
+        };
+        let buckets_bytes = tables_bytes(goal.connections);
         let reserve_bytes = RESERVE_BYTES_MAX.min(machine.memory_bytes / 4);
         let queues_min = QUEUES_BYTES_MIN.max(2 * in_use.tcp_pages * PAGE_BYTES);
         let fixed = reserve_bytes + queues_min;
         let need = fixed + buckets_bytes + goal.connections * each;
         if need > machine.memory_bytes {
-            // At most 16 bytes of buckets and 2 of flows for each connection, since the number of either
-            // is a power of two.
-            let least = fixed + BUCKET_BYTES * buckets(0) + FLOW_BYTES * flows(0);
-            let for_connections = machine.memory_bytes.saturating_sub(least);
+            // At most 16 bytes of buckets of either table and 2 of flows for each connection, since the
+            // number of each is a power of two.
+            let for_connections = machine.memory_bytes.saturating_sub(fixed + tables_bytes(0));
+            let tables = 2 * BUCKET_BYTES * (1 + u64::from(is_tracked))
+                + 2 * FLOW_BYTES / CONNECTIONS_PER_FLOW;
             return Err(TooMany {
                 connections: goal.connections,
-                connections_max: for_connections
-                    / (each + 2 * BUCKET_BYTES + 2 * FLOW_BYTES / CONNECTIONS_PER_FLOW),
+                connections_max: for_connections / (each + tables),
                 need_mib: need >> 20,
                 memory_mib: machine.memory_bytes >> 20,
             });
@@ -144,6 +148,12 @@ impl InUse {
 /// short, within what the kernel takes (2^16 as its own tables have at least, 2^24 at most).
 pub fn buckets(connections: u64) -> u64 {
     connections.next_power_of_two().clamp(1 << 16, 1 << 24)
+}
+
+/// The same for the table of connection tracking, which takes any number and has 2^24 at most by this
+/// plan.
+pub fn tracked_buckets(connections: u64) -> u64 {
+    connections.next_power_of_two().min(1 << 24)
 }
 
 /// Connections for each one that is active in the same moment. The suggested count of flows is that of

@@ -115,7 +115,9 @@ pub enum JournalError {
         "the journal /{PATH} is of network namespace {theirs}, this is {ours}: run it there, or move the journal away if that namespace has ended"
     )]
     OtherNamespace { theirs: String, ours: String },
-    #[error("line {line} of the journal /{PATH} is not understood: {reason}")]
+    #[error(
+        "line {line} of the journal /{PATH} is not understood: {reason}; nothing was changed. Each line has what a place held before: put the line right, or take it back by hand and move the journal away"
+    )]
     NotUnderstood { line: usize, reason: String },
     #[error(
         "the journal /{PATH} has version {version}, and this program knows {VERSION}: use a newer one"
@@ -142,15 +144,20 @@ impl Journal {
             Err(error) => return Err(error.into()),
         };
         check_owner(&file)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
         let mut journal = Journal::default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        for (index, line) in whole.lines().enumerate() {
+        let end = bytes.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
+        for (index, line) in bytes[..end].split(|&byte| byte == b'\n').enumerate() {
+            // Of an empty file one empty line is left.
+            if end == 0 {
+                break;
+            }
             journal.line_count = index + 1;
             let line_error =
                 |reason: String| JournalError::NotUnderstood { line: index + 1, reason };
-            let line = serde_json::from_str(line).map_err(|error| line_error(error.to_string()))?;
+            let line =
+                serde_json::from_slice(line).map_err(|error| line_error(error.to_string()))?;
             journal.take(line).map_err(|problem| match problem {
                 Problem::Place(place) => line_error(format!("{place:?} is no place")),
                 Problem::Version(version) => JournalError::Version { version },

@@ -244,6 +244,36 @@ fn a_card_has_its_queues_before_anything_else_is_written_and_gives_them_back_fir
     assert_eq!(files(&tree), before);
 }
 
+#[test]
+fn a_damaged_line_is_named_and_a_torn_one_is_dropped() {
+    let tree = machines::small_vm();
+    let (host, machine, before) = (tree.host(), tree.machine(), files(&tree));
+    apply(&host, &machine, &plan(&tree, 1_000_000), false).unwrap();
+    let whole = fs::read(host.path(journal::PATH)).unwrap();
+    let check = |damage: &dyn Fn(&mut Vec<u8>), expect: Option<usize>| {
+        let mut bytes = whole.clone();
+        damage(&mut bytes);
+        fs::write(host.path(journal::PATH), &bytes).unwrap();
+        let line = match Journal::read(&host, &machine) {
+            Err(JournalError::NotUnderstood { line, .. }) => Some(line),
+            Err(error) => panic!("{error}"),
+            Ok(_) => None,
+        };
+        assert_eq!(line, expect);
+    };
+    let third = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 1;
+    check(&|bytes| bytes[third] = 0xff, Some(3));
+    check(&|bytes| bytes[third] = 0, Some(3));
+    check(&|bytes| bytes.insert(third, b'\n'), Some(3));
+    // A power cut can leave anything behind the last line that was synced.
+    check(&|bytes| bytes.extend([0xff, 0, b'{']), None);
+    check(&|bytes| bytes.clear(), None);
+    check(&|bytes| bytes.truncate(5), None);
+    check(&|bytes| bytes.extend([0; 4096]), None);
+    rollback(&host, &machine, false).unwrap();
+    assert_eq!(files(&tree), before);
+}
+
 /// Between the passes too, and while its file is made.
 #[test]
 fn killed_at_random_with_cards_and_files_it_is_undone() {

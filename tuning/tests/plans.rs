@@ -132,6 +132,7 @@ fn any_machine() -> impl Strategy<Value = (machines::Tree, Goal)> {
         if let Some(entries) = tracked {
             tree.sysctl("net.netfilter.nf_conntrack_max", &entries.to_string());
             tree.sysctl("net.netfilter.nf_conntrack_count", &entries.to_string());
+            tree.sysctl("net.netfilter.nf_conntrack_buckets", "1024");
         }
         let profile = if mobile { Profile::Mobile } else { Profile::Datacenter };
         (tree, Goal { connections, profile })
@@ -160,6 +161,11 @@ proptest! {
                 let pages = planned.map_or_else(|| queues.read(&host).unwrap(), |c| c.wanted.clone());
                 let third = *numbers(&pages).last().unwrap();
                 prop_assert!(used + third * 4096 <= machine.memory_bytes);
+                let buckets = Place::sysctl("net.netfilter.nf_conntrack_buckets");
+                if let Some(change) = plan.changes.iter().find(|change| change.place == buckets) {
+                    let bytes = goal.connections * 320 + 8 * numbers(&change.wanted)[0];
+                    prop_assert!(budget.tables_bytes >= bytes, "what is tracked is counted");
+                }
             }
             Err(refused) => {
                 prop_assert!(refused.connections_max < goal.connections);

@@ -144,6 +144,11 @@ fn shown(document: &Document) -> String {
     }
     let held = document.applied.iter().filter(|row| row.holds).count();
     text.push_str(&format!("{held} of {} applied values hold\n", document.applied.len()));
+    if held < document.applied.len() {
+        text.push_str(
+            "`hawser tune apply` sets them again, as after a restart; `rollback` shows whose they are\n",
+        );
+    }
     if let Some(rto) = &document.rto {
         let range = match (rto.least_ms, rto.most_ms) {
             (Some(least), Some(most)) => format!(", from {least} to {most} ms"),

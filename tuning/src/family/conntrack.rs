@@ -1,6 +1,7 @@
 //! Connection tracking: what it costs where it is loaded, and the limit at which it drops.
 
 use super::Family;
+use crate::budget::tracked_buckets;
 use crate::place::Place;
 use crate::setting::{Kind, Setting, UNDO_NOTHING, UNDO_VALUE};
 
@@ -64,7 +65,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         source: "Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_buckets",
         propose: |p| {
             if p.machine.conntrack.is_some() {
-                let wanted = p.goal.connections.next_power_of_two();
+                let wanted = tracked_buckets(p.goal.connections);
                 p.at_least(Place::sysctl("net.netfilter.nf_conntrack_buckets"), wanted);
             }
         },
