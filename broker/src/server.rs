@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   main thread   signals, notices, memory watermark, keys file      every 100 ms
+//!                 steering of connections                            every 10 ms
 //!   shard 0..n    one pinned thread each: loop { turn }
 //!   admin         one thread for /metrics, /health, /plan
 //! ```
@@ -238,7 +239,7 @@ impl Server {
         let mut told = vec![false; self.mailboxes.len()];
         let mut drained = vec![false; self.mailboxes.len()];
         for round in 0u64.. {
-            if signals.wait(ROUND_MS) {
+            if self.wait(signals) {
                 if self.draining.swap(true, Ordering::Relaxed) {
                     eprintln!("hawser-broker: second signal, ending at once");
                     return ExitCode::FAILURE;
@@ -246,6 +247,7 @@ impl Server {
                 eprintln!("hawser-broker: draining");
                 // It shares the listeners, which the shards are about to close.
                 self.steering = None;
+                self.is_steering.store(false, Ordering::Relaxed);
             }
             if self.draining.load(Ordering::Relaxed) {
                 // A mailbox may be full of scrapes; it is tried again in the next round.
@@ -261,7 +263,6 @@ impl Server {
                 eprintln!("hawser-broker: ERROR a shard's thread has ended; restart the broker");
                 return ExitCode::FAILURE;
             }
-            self.balance();
             if round % MEMORY_EVERY_ROUNDS == 0 {
                 self.watch_memory();
             }
@@ -277,6 +278,18 @@ impl Server {
             }
         }
         ExitCode::SUCCESS
+    }
+
+    /// Waits for the next round, and steers meanwhile. Whether there was a signal.
+    fn wait(&mut self, signals: &Signals) -> bool {
+        let look_ms = if self.steering.is_some() { steering::LOOK_MS } else { ROUND_MS };
+        for _ in 0..ROUND_MS / look_ms {
+            if signals.wait(look_ms) {
+                return true;
+            }
+            self.balance();
+        }
+        false
     }
 
     fn take_notices(&mut self, drained: &mut [bool]) {

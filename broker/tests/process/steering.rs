@@ -92,6 +92,36 @@ fn steering_rests_while_a_shard_is_much_fuller_than_the_others() {
 }
 
 #[test]
+fn a_full_shard_does_not_keep_devices_from_the_others() {
+    let processors = two();
+    // A shard holds 320, so it may be 10 above the mean.
+    let broker = Broker::start(&[
+        "shards=2",
+        "pin=true",
+        "connections_max=640",
+        "steer_connections=on",
+        "handshake_timeout_ms=600000",
+    ]);
+    let dial = |processor, count| -> Vec<Device> {
+        on(processor, || (0..count).map(|_| Device::dial(broker.address)).collect())
+    };
+    let mut devices = Vec::new();
+    for part in 0..62 {
+        devices.extend(dial(processors[part % 2], 10));
+        broker.wait_for_metric(ACCEPTED, devices.len() as u64);
+    }
+    assert_eq!(broker.metric_of_shards(ACCEPTED), [310, 310]);
+    assert_eq!(broker.metric("hawser_broker_steering"), 1);
+    devices.extend(dial(processors[0], 10));
+    broker.wait_for_metric("hawser_broker_steering", 0);
+    assert_eq!(broker.metric_of_shards(ACCEPTED), [320, 310]);
+    // A fair coin shows one side 20 times once in a million.
+    devices.extend(dial(processors[0], 20));
+    broker.wait_for_metric(ACCEPTED, devices.len() as u64);
+    assert!(broker.metric_of_shards(ACCEPTED)[1] > 310);
+}
+
+#[test]
 fn a_processor_without_a_shard_gives_to_all() {
     let [first, second] = two();
     let inherited = Inherited { send_buffer_bytes: 16 * 1024, rto: Bounds::default() };
