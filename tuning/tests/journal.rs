@@ -274,6 +274,22 @@ fn a_damaged_line_is_named_and_a_torn_one_is_dropped() {
     assert_eq!(files(&tree), before);
 }
 
+#[test]
+fn an_answer_that_cannot_be_written_does_not_say_that_nothing_was_done() {
+    let tree = machines::small_vm();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_hawser-tune"));
+    program.args(["--root", tree.path().to_str().unwrap(), "apply", "--connections", "1000000"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program.stdout(full).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("what was asked for is done, but the answer cannot be written"),
+        "{told}"
+    );
+    assert_eq!(somaxconn(&tree), "62500");
+}
+
 /// Between the passes too, and while its file is made.
 #[test]
 fn killed_at_random_with_cards_and_files_it_is_undone() {

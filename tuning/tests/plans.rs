@@ -106,6 +106,10 @@ fn wrong_command_lines_are_told_from_failures() {
         &["--root", root, "plan", "--connections", "1000", "--except", "net.core.nothing"],
     ] {
         assert_eq!(tune(arguments).0, 2, "{arguments:?}");
+        let (code, text, error) = tune(&[&["--json"], arguments].concat());
+        assert_eq!((code, text.as_str()), (2, ""), "{arguments:?}");
+        let error: serde_json::Value = serde_json::from_str(&error).unwrap();
+        assert_eq!(error["error"]["code"], "usage", "{arguments:?}");
     }
     assert_eq!(tune(&["--root", "/nonexistent", "inspect"]).0, 1);
 }

@@ -234,7 +234,7 @@ enum Failure {
         "irqbalance runs and would undo each move: `systemctl disable --now irqbalance` first, or look with --dry-run"
     )]
     Irqbalance,
-    #[error("cannot write the answer: {0}")]
+    #[error("what was asked for is done, but the answer cannot be written: {0}")]
     Output(#[from] std::io::Error),
 }
 
@@ -261,8 +261,14 @@ impl Failure {
 
 /// Runs `hawser-tune` with these arguments, its own name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let is_json = args.iter().any(|arg| arg == "--json");
     match Alone::try_parse_from(args) {
         Ok(Alone { json, tune }) => run(tune, json),
+        Err(error) if is_json && error.use_stderr() => {
+            out::failure("usage", error.to_string().trim_end(), Format::Json);
+            ExitCode::from(WRONG_COMMAND_LINE)
+        }
         Err(error) => {
             let _ = error.print();
             ExitCode::from(if error.use_stderr() { WRONG_COMMAND_LINE } else { 0 })
