@@ -256,7 +256,7 @@ fn in_namespace() {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let differs = kill_after_journal(Duration::from_micros(random % 1_000));
+        let differs = kill_after_journal(Duration::from_micros(random % 300));
         if let Some(differs) = differs {
             killed += 1;
             midway += u32::from(differs && snapshot(settings) != before);
