@@ -1,7 +1,7 @@
 //! Starting, accepting, stopping.
 //!
 //! The server has threads of its own, whatever runtime its caller has: network threads, the writer, the
-//! committer and the checkpoint thread; each is named. Stopping goes in the order of the data: no new
+//! committer, one that syncs what nobody waits for, and the checkpoint thread; each is named. Stopping goes in the order of the data: no new
 //! connections, connections end when what they sent is answered, the writer ends when no network thread
 //! is left, then the committer, and the database is flushed.
 
@@ -299,6 +299,8 @@ fn start_writing(
     let writer = Writer::new(shared.clone(), log, heard, checkpoint, (committer.clone(), landings));
     let (flushing, writing, copying) = (shared.clone(), shared.clone(), shared.clone());
     let (source, orders) = (writer.log.source(), shared.checkpoints.open());
+    let (committing, ended) = mpsc::channel();
+    let syncer = committer.clone();
     let mut writers = place.clone();
     Ok(vec![
         named("hawser-kv-write").spawn(move || {
@@ -308,8 +310,10 @@ fn start_writing(
         })?,
         named("hawser-kv-copy").spawn(move || checkpoints::run(&copying, &source, &orders))?,
         named("hawser-kv-commit").spawn(move || {
+            let _committing = committing;
             committer.run(&landing, place);
         })?,
+        named("hawser-kv-sync").spawn(move || syncer.sync_regularly(&ended))?,
         named("hawser-kv-flush")
             .spawn(move || checkpoint::run(flushing, (cleaner, spare), wanted))?,
     ])

@@ -191,7 +191,7 @@ fn persistence(read: &Read<'_>, text: &mut String) {
         "checkpoint_failures": metrics.checkpoint_failures,
         "writes_refused": metrics.writes_refused,
         "writes_trouble": trouble.unwrap_or_default(),
-        "disk_bytes": database.property("rocksdb.live-sst-files-size"),
+        "disk_bytes": database.files_bytes(),
     );
 }
 

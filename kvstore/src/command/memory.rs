@@ -67,7 +67,7 @@ fn stats(read: &Read<'_>, reply: &mut Reply) -> Outcome {
         ("peak.allocated", usage.resident_bytes_peak),
         ("total.allocated", usage.resident_bytes),
         ("keys.count", database.property("rocksdb.estimate-num-keys")),
-        ("dataset.disk-bytes", database.property("rocksdb.live-sst-files-size")),
+        ("dataset.disk-bytes", database.files_bytes()),
     ];
     let mut facts: Vec<(String, u64)> =
         all.into_iter().map(|(name, value)| (name.to_string(), value)).collect();

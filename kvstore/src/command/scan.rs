@@ -23,8 +23,8 @@ type Outcome = Result<(), CommandError>;
 const COUNT_DEFAULT: u64 = 10;
 /// Rows one call looks at, at most, but for those that stand in one place.
 const COUNT_MAX: u64 = 100_000;
-/// Keys that DBSIZE counts; beyond them it adds RocksDB's estimate.
-const COUNTED_KEYS_MAX: i64 = 1 << 20;
+/// Rows that DBSIZE counts, which takes some 30 ms; how many are behind them it concludes from their places.
+const COUNTED_ROWS_MAX: u64 = 1 << 17;
 
 struct Options<'a> {
     cursor: u64,
@@ -201,23 +201,27 @@ pub fn keys(read: &Read<'_>, reply: &mut Reply) -> Outcome {
     Ok(())
 }
 
-/// Exact as far as it counts, since keys vanish by expiring and nobody counts that.
+/// Nobody keeps count, since keys vanish by expiring. Keys lie in the order of a hash of 32 bits, so those
+/// in its first part stand for all: with [`COUNTED_ROWS_MAX`] of them the error is some 0.3 %.
 pub fn dbsize(read: &Read<'_>, reply: &mut Reply) -> Outcome {
-    let mut found = 0;
-    let counted = &mut |_: &[u8]| {
-        found += 1;
-        if found < COUNTED_KEYS_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    let (mut seen, mut found, mut counted_to) = (0, 0, Ok(None));
+    let (lower, upper) = layout::whole_space();
+    let count = &mut |row: &[u8], metadata: &[u8]| {
+        if seen == COUNTED_ROWS_MAX {
+            counted_to = layout::key_place(row).map(Some);
+            return ControlFlow::Break(());
+        }
+        seen += 1;
+        found += u64::from(live_header(metadata, read.now_ms).is_some());
+        ControlFlow::Continue(())
     };
-    each_key(read, 0, counted)?;
-    if found == COUNTED_KEYS_MAX {
-        let estimate = read.shared.database.property_of(Family::Metadata, ESTIMATED_KEYS);
-        found = found.max(estimate as i64);
+    read.view.scan(Family::Metadata, &lower, &upper, Direction::Forward, count)?;
+    if let Some(place) = counted_to? {
+        found = (u128::from(found) * (1 << 32) / u128::from(place.max(1))) as u64;
     }
-    reply.integer(found);
+    reply.integer(found as i64);
     Ok(())
 }
-
-const ESTIMATED_KEYS: &str = "rocksdb.estimate-num-keys";
 
 /// Of the keys that follow a random place, one at random: the gaps between places are uneven, and their
 /// mean over so many keys much less so.

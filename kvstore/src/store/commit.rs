@@ -159,37 +159,35 @@ impl Committer {
     /// Large groups are worth another processor than the `place` that the thread shares with the writer.
     pub fn run(&self, landings: &Receiver<Landing>, mut place: Place) {
         let _alarm = Alarm(self);
-        let mut due_since = Instant::now();
-        loop {
-            match landings.recv_timeout(EVERY) {
-                Ok(first) => {
-                    let landings: Vec<Landing> =
-                        std::iter::once(first).chain(landings.try_iter()).collect();
-                    let count = landings.len();
-                    match landings.iter().map(|landing| landing.commands).sum() {
-                        ..=TOGETHER_MAX => place.share(),
-                        APART_MIN.. => place.leave(),
-                        _ => {}
-                    }
-                    self.land(landings);
-                    let is_last = self.in_flight.fetch_sub(count, SeqCst) == count;
-                    if is_last && self.is_waited_for.swap(false, SeqCst) {
-                        // A writer that is gone waits for nothing.
-                        _ = self.orders.send(Order::Landed);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+        while let Ok(first) = landings.recv() {
+            let landings: Vec<Landing> =
+                std::iter::once(first).chain(landings.try_iter()).collect();
+            let count = landings.len();
+            match landings.iter().map(|landing| landing.commands).sum() {
+                ..=TOGETHER_MAX => place.share(),
+                APART_MIN.. => place.leave(),
+                _ => {}
             }
-            if due_since.elapsed() >= EVERY {
-                due_since = Instant::now();
-                if self.is_due.swap(false, SeqCst) {
-                    _ = self.sync();
-                }
+            self.land(landings);
+            let is_last = self.in_flight.fetch_sub(count, SeqCst) == count;
+            if is_last && self.is_waited_for.swap(false, SeqCst) {
+                // A writer that is gone waits for nothing.
+                _ = self.orders.send(Order::Landed);
             }
         }
         if let Err(error) = self.syncer.sync() {
             tracing::error!(%error, "cannot sync the log");
+        }
+    }
+
+    /// Syncs what nobody waits for, whatever keeps a group from being applied, until the other end of `ended`
+    /// is gone.
+    pub fn sync_regularly(&self, ended: &Receiver<()>) {
+        while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(EVERY) {
+            if self.is_due.swap(false, SeqCst) {
+                // Whoever writes next is told.
+                _ = self.sync();
+            }
         }
     }
 

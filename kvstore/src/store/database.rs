@@ -342,6 +342,11 @@ impl Database {
         [Family::Metadata, Family::Member].into_iter().map(files).sum()
     }
 
+    /// Bytes of all tables and blob files.
+    pub fn files_bytes(&self) -> u64 {
+        self.property("rocksdb.live-sst-files-size") + self.property("rocksdb.total-blob-file-size")
+    }
+
     /// A number RocksDB keeps for all families together.
     pub fn property_of_one(&self, name: &str) -> u64 {
         let value = self.rocks.property_int_value_cf(self.family_named(METADATA), name);

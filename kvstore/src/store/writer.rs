@@ -541,6 +541,10 @@ mod tests {
     }
 
     pub(super) fn rig(dir: &Path) -> Rig {
+        rig_with(dir, Config::default())
+    }
+
+    fn rig_with(dir: &Path, config: Config) -> Rig {
         std::fs::create_dir_all(dir).expect("a directory");
         let database = Database::open(&dir.join("rocksdb"), 1 << 20, 1 << 20).expect("a database");
         let log =
@@ -550,7 +554,7 @@ mod tests {
         let (checkpoint, _) = sync_channel(1);
         let (landings, landing) = sync_channel(GROUPS_MAX);
         let users = Users::new("", &[], Path::new("")).expect("no users");
-        let shared = Arc::new(Shared::new(Config::default(), database, users));
+        let shared = Arc::new(Shared::new(config, database, users));
         let committer = Arc::new(Committer::new(shared.clone(), log.syncer(), orders.clone()));
         let run = committer.clone();
         std::thread::spawn(move || run.run(&landing, Place::anywhere()));
@@ -707,6 +711,39 @@ mod tests {
         assert_eq!(text(2), "+OK +OK *1 $3 new :0 ");
         assert_eq!(rig.run(&["GET", "new"]), "$1\r\n1\r\n");
         assert!(rig.writer.layers.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_synced_while_nothing_can_be_applied() {
+        let dir = TempDir::new("everysec");
+        let config = Config { durability: Durability::EverySec, ..Config::default() };
+        let rig = rig_with(&dir.0, config);
+        let job = rig.job(Work::Pipeline(vec![queued(&["SET", "a", "1"])]));
+        let Rig { mut writer, jobs, mut poll, inbox } = rig;
+        let (committer, log) = (writer.committer.clone(), writer.log.source());
+        let held = committer.hold();
+        assert!(jobs.send(vec![job]).is_ok(), "the writer is there");
+        let writing = std::thread::spawn(move || {
+            assert!(writer.hear(), "somebody asked");
+            writer.group();
+            writer
+        });
+        let (running, ended) = channel();
+        let syncer = committer.clone();
+        let syncing = std::thread::spawn(move || syncer.sync_regularly(&ended));
+        let started = Instant::now();
+        while log.synced() < 1 {
+            assert!(started.elapsed() < Duration::from_secs(60), "not synced in time");
+            std::thread::yield_now();
+        }
+        assert_eq!(committer.settled(), 0, "it was applied");
+        drop((running, held));
+        syncing.join().expect("it ends");
+        writing.join().expect("it ends");
+        match outcome(&mut poll, &inbox) {
+            Outcome::Answered(answer) => assert_eq!(answer.bytes, b"+OK\r\n"[..]),
+            _ => panic!("it was applied"),
+        }
     }
 
     /// So that the first of many are answered while the last ones run.

@@ -154,6 +154,31 @@ fn a_random_key_is_one_that_lives() {
     stop(server);
 }
 
+/// So many keys are counted; of more, all are concluded from where those are.
+#[test]
+fn keys_are_counted_as_far_as_that_is_quick() {
+    const COUNTED_MAX: i64 = 1 << 17;
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let mut add = |range: std::ops::Range<i64>| {
+        let numbers: Vec<i64> = range.collect();
+        for some in numbers.chunks(1000) {
+            let pairs = some.iter().map(|number| format!("k{number} 1"));
+            client.run(&format!("MSET {}", pairs.collect::<Vec<_>>().join(" ")));
+        }
+        let Value::Integer(counted) = client.run("DBSIZE") else { panic!("no number") };
+        counted
+    };
+    assert_eq!(add(0..COUNTED_MAX), COUNTED_MAX);
+    for (from, to) in [(COUNTED_MAX, COUNTED_MAX + 1), (COUNTED_MAX + 1, 2 * COUNTED_MAX)] {
+        let counted = add(from..to);
+        assert!((counted - to).abs() < to / 50, "{counted} of {to}");
+    }
+    stop(server);
+}
+
 /// Walks with small pages while others change the collection, and the server starts anew in between.
 /// What is there all the time is returned once; what never was, not at all.
 #[test]

@@ -1,6 +1,6 @@
 //! What it costs to let go of large collections.
 
-use crate::support::{Client, TempDir, Value, config, start, stop};
+use crate::support::{Client, Random, TempDir, Value, config, start, stop};
 
 /// A hash with so many fields, written in parts.
 fn make_hash(client: &mut Client, key: &str, fields: usize) {
@@ -13,17 +13,19 @@ fn make_hash(client: &mut Client, key: &str, fields: usize) {
     }
 }
 
+/// A number of INFO's.
+fn persistence(client: &mut Client, name: &str) -> u64 {
+    let info = client.run("INFO persistence").text();
+    let mut facts = info.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = facts.find(|(key, _)| *key == name).expect("a fact");
+    value.parse().expect("a number")
+}
+
 /// Bytes that a command adds to the write log, which are all the rows that it changes.
 fn written(client: &mut Client, command: &str) -> u64 {
-    let bytes = |client: &mut Client| {
-        let info = client.run("INFO persistence").text();
-        let line =
-            info.lines().find_map(|line| line.strip_prefix("log_bytes:")).expect("log_bytes");
-        line.parse::<u64>().expect("a number")
-    };
-    let before = bytes(client);
+    let before = persistence(client, "log_bytes");
     assert!(!client.run(command).is_error(), "{command}");
-    bytes(client) - before
+    persistence(client, "log_bytes") - before
 }
 
 /// Whatever makes a collection go changes as many bytes for a hundred thousand members as for one.
@@ -55,5 +57,22 @@ fn what_goes_costs_the_same_for_any_size() {
         let left = client.run("HLEN hash");
         assert!(left.is_error() || left == Value::Integer(0), "{command}: {left:?}");
     }
+    stop(server);
+}
+
+#[test]
+fn what_lies_in_blob_files_is_counted() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    let mut random = Random(7);
+    let value: Vec<u8> = (0..1 << 20).map(|_| random.below(256) as u8).collect();
+    assert!(!client.call(&[&b"SET"[..], b"large", &value]).is_error());
+    // What stops writes everything to files.
+    stop(server);
+    let server = start(&config);
+    let disk_bytes = persistence(&mut Client::unix(&config.unix), "disk_bytes");
+    assert!((1 << 20..1 << 21).contains(&disk_bytes), "{disk_bytes}");
     stop(server);
 }
