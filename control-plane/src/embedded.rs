@@ -13,6 +13,7 @@
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use hawser_kv::shared::Stopped;
 use hawser_kv::{Config, Handle, Server, StartError};
 
 /// A running server. Dropping it loses nothing that was answered.
@@ -40,6 +41,11 @@ impl Embedded {
 
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket.display())
+    }
+
+    /// Waits until a thread has panicked without which it is no store.
+    pub async fn panicked(&self) -> Stopped {
+        self.server.panicked().await
     }
 
     /// Returns when the files are closed.

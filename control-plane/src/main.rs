@@ -10,6 +10,7 @@ use clap::Parser;
 use hawser_control::config::Config;
 use hawser_control::server;
 use hawser_kv::descriptors;
+use hawser_kv::shared::Stopped;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -33,13 +34,14 @@ struct Arguments {
     print_config: bool,
 }
 
-/// 0: stopped as asked. 2: something must be changed before it can start; one line says what.
+/// 0: stopped as asked. 1: its own store has panicked, and a restart helps. 2: something must be changed
+/// before it can start. One line says what.
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hawser-control: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(if error.is::<Stopped>() { 1 } else { 2 })
         }
     }
 }

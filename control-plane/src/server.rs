@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
+use hawser_kv::shared::Stopped;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,7 +36,8 @@ use crate::node::event::{Answer, Request};
 use crate::node::{Node, NodeConfig};
 use crate::store::{DONE_MAX, Store};
 
-/// Runs until SIGTERM or SIGINT. An error means that it could not start.
+/// Runs until SIGTERM or SIGINT. An error means that it could not start, or [`Stopped`] that its own store
+/// is none any more.
 pub async fn run(plan: Plan) -> anyhow::Result<()> {
     // Before anything that takes time: the replay of a log, or a store that does not answer.
     let mut signals = Signals::install()?;
@@ -44,15 +46,27 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
         running = start(&plan, &mut embedded) => Some(running?),
         () = signals.one() => None,
     };
+    let mut panicked = None;
     if let Some(running) = running {
-        signals.one().await;
+        tokio::select! {
+            () = signals.one() => {}
+            why = panic_of(&embedded) => panicked = Some(why),
+        }
         tracing::info!("stopping");
         running.stop(plan.stop_timeout).await;
     }
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
-    Ok(())
+    panicked.map_or(Ok(()), |why| Err(why.into()))
+}
+
+/// Never returns for a store elsewhere.
+async fn panic_of(embedded: &Option<Embedded>) -> Stopped {
+    match embedded {
+        Some(embedded) => embedded.panicked().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Everything but the store, which outlives it.

@@ -1,7 +1,7 @@
 //! `hawser-kv`: the store as a process of its own.
 //!
-//! Exit codes: 0 stopped on SIGTERM or SIGINT with everything flushed; 2 configuration, port or
-//! directory, with one line that says what to change.
+//! Exit codes: 0 stopped on SIGTERM or SIGINT with everything flushed; 1 a thread has panicked, so that a
+//! restart helps; 2 configuration, port or directory, with one line that says what to change.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hawser_kv::program;
+use hawser_kv::shared::Stopped;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hawser-kv: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(if error.is::<Stopped>() { 1 } else { 2 })
         }
     }
 }

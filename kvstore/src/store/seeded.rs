@@ -35,9 +35,12 @@ pub enum SeededBug {
     IgnoresWriteError,
     /// The writer forgets what a group changed before that is in the database.
     ForgetsLayers,
+    /// The writer panics at its second group. Nothing that the rig would see is wrong then.
+    PanicsWhileWriting,
 }
 
 impl SeededBug {
+    /// Those that break a promise.
     pub const ALL: [SeededBug; 15] = [
         SeededBug::SkipsSync,
         SeededBug::AnswersBeforeLog,

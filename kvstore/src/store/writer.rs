@@ -407,6 +407,7 @@ impl Writer {
         if SeededBug::AppliesBeforeLog.is_on() {
             _ = self.shared.database.apply(self.log.next(), &record);
         }
+        assert!(!SeededBug::PanicsWhileWriting.is_on() || self.log.next() < 2, "seeded");
         let (metrics, started) = (&self.shared.metrics, Instant::now());
         let sequence = match self.log.append(&record) {
             Ok(sequence) => sequence,

@@ -6,8 +6,10 @@
 
 use hawser_kv::store::seeded::SeededBug;
 
+use crate::client::{Answer, Client};
 use crate::number_from;
 use crate::rig::{Kind, Rig};
+use crate::server::{Place, TempDir};
 
 const CYCLES: u64 = 200;
 const ROUNDS: u64 = 20;
@@ -26,4 +28,29 @@ fn every_seeded_bug_is_caught() {
         }
     }
     assert!(missed.is_empty(), "not caught within {ROUNDS} rounds of {CYCLES} cycles: {missed:?}");
+}
+
+/// So a supervisor starts it again, and what was answered is there.
+#[test]
+fn a_panic_ends_the_program_with_its_reason() {
+    let dir = TempDir::new("panic");
+    let place = Place {
+        data: dir.path().join("data"),
+        socket: dir.path().join("s"),
+        log: dir.path().join("log"),
+        durability: "always",
+        seeded_bug: Some(format!("{:?}", SeededBug::PanicsWhileWriting)),
+    };
+    let server = place.start().expect("it starts");
+    let mut client = Client::connect(&place.socket).expect("it listens");
+    assert_eq!(client.run("SET first 1"), Some(Answer::Simple("OK".into())));
+    let open = client.run("SET second 2").expect("an answer").text();
+    assert!(open.starts_with("OUTCOMEOPEN"), "{open}");
+    assert_eq!(server.exit_code(), Some(1), "{}", place.said());
+    assert!(place.said().contains("the writing thread panicked"), "{}", place.said());
+    let whole = Place { seeded_bug: None, ..place };
+    let _server = whole.start().expect("it starts again");
+    let mut client = Client::connect(&whole.socket).expect("it listens");
+    assert_eq!(client.run("GET first"), Some(Answer::Bulk(b"1".to_vec())));
+    assert_eq!(client.run("GET second"), Some(Answer::Null));
 }

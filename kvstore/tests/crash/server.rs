@@ -43,7 +43,8 @@ impl Place {
         if line.starts_with("hawser-kv ready on ") { Ok(server) } else { Err(self.said()) }
     }
 
-    fn said(&self) -> String {
+    /// Its last words.
+    pub fn said(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(3).collect();
         lines.join(" / ")
@@ -61,6 +62,12 @@ impl Server {
     /// SIGKILL, and waits until nothing of it runs.
     pub fn kill(mut self) {
         self.end();
+    }
+
+    /// Waits until it has ended by itself.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.0.wait().expect("our child").code()
     }
 
     fn end(&mut self) {
