@@ -120,13 +120,13 @@ fn handshakes_have_a_deadline_and_links_a_limit() {
     let mut silent = Shard::dial(&control);
     assert!(silent.ends().is_empty());
     assert_eq!(metric(&client, "links_refused_total{reason=\"timeout\"}"), 1);
-    eventually("the silent peer's place is free", || {
-        (metric(&client, "link_handshakes") == 0).then_some(())
-    });
-    let _only = Shard::link(&control, 0);
+    // A busy machine may keep this one from its deadline, too.
+    let _only = eventually("the silent peer's place is free", || Shard::try_link(&control, 0));
+    let too_many = || metric(&client, "links_refused_total{reason=\"too_many\"}");
+    let before = too_many();
     let mut second = Shard::dial(&control);
     assert!(second.ends().is_empty());
-    assert_eq!(metric(&client, "links_refused_total{reason=\"too_many\"}"), 1);
+    assert_eq!(too_many(), before + 1);
 }
 
 const SESSION: SessionRef = SessionRef { slot: 5, generation: 6 };

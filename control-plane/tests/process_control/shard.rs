@@ -35,26 +35,40 @@ impl Shard {
 
     /// An authenticated link that has had its keys.
     pub fn link(control: &Control, number: u16) -> Shard {
+        Shard::try_link(control, number).expect("there is room for a link")
+    }
+
+    /// `None`: the other end hung up.
+    pub fn try_link(control: &Control, number: u16) -> Option<Shard> {
         let mut shard = Shard::dial(control);
-        shard.shake(&hello(number), LINK_KEY);
-        shard.next(|frame| matches!(frame, ToBroker::Accepted { .. }).then_some(()));
-        shard.next(|frame| matches!(frame, ToBroker::Keys(_)).then_some(()));
-        shard
+        shard.try_shake(&hello(number), LINK_KEY)?;
+        shard.try_next(|frame| matches!(frame, ToBroker::Accepted { .. }).then_some(()))?;
+        shard.try_next(|frame| matches!(frame, ToBroker::Keys(_)).then_some(()))?;
+        Some(shard)
     }
 
     /// The handshake with this key, up to the proof.
     pub fn shake(&mut self, hello: &Hello, key: &str) {
+        self.try_shake(hello, key).expect("there is room for a link");
+    }
+
+    fn try_shake(&mut self, hello: &Hello, key: &str) -> Option<()> {
         let key = LinkKey::parse(key).unwrap();
-        self.send(|out| to_control::hello(out, hello));
-        let (node, nonce, proof) = self.next(|frame| match frame {
+        let mut bytes = Vec::new();
+        to_control::hello(&mut bytes, hello);
+        self.send_or_not(&bytes);
+        let (node, nonce, proof) = self.try_next(|frame| match frame {
             ToBroker::Challenge { node, nonce, proof, .. } => Some((*node, *nonce, *proof)),
             _ => None,
-        });
+        })?;
         let transcript = hello.transcript(node, &nonce);
         let right = LinkKey::parse(LINK_KEY).unwrap();
         assert!(right.verifies(CONTROL_PROOF_CONTEXT, &transcript, &proof));
         let proof = key.proof(BROKER_PROOF_CONTEXT, &transcript);
-        self.send(|out| to_control::proof(out, &proof));
+        bytes.clear();
+        to_control::proof(&mut bytes, &proof);
+        self.send_or_not(&bytes);
+        Some(())
     }
 
     pub fn send(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
@@ -71,7 +85,12 @@ impl Shard {
     /// Waits for the first frame of which `pick` makes something; pings are answered, others
     /// skipped.
     #[track_caller]
-    pub fn next<T>(&mut self, mut pick: impl FnMut(&ToBroker<'_>) -> Option<T>) -> T {
+    pub fn next<T>(&mut self, pick: impl FnMut(&ToBroker<'_>) -> Option<T>) -> T {
+        self.try_next(pick).expect("the link ended while a frame was awaited")
+    }
+
+    /// `None`: the link ended.
+    fn try_next<T>(&mut self, mut pick: impl FnMut(&ToBroker<'_>) -> Option<T>) -> Option<T> {
         loop {
             while let Some((kind, body)) = self.frames.pop_front() {
                 let frame = ToBroker::decode(Frame { kind, body: &body }).unwrap().unwrap();
@@ -79,10 +98,12 @@ impl Shard {
                     self.send(|out| to_control::pong(out, epoch));
                 }
                 if let Some(found) = pick(&frame) {
-                    return found;
+                    return Some(found);
                 }
             }
-            assert!(self.read(), "the link ended while a frame was awaited");
+            if !self.read() {
+                return None;
+            }
         }
     }
 
