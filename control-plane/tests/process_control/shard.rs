@@ -117,6 +117,8 @@ impl Shard {
     fn read(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
+            // The test was stopped for a while and goes on.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => true,
             Ok(0) => false,
             Ok(count) => {
                 let frames = &mut self.frames;
