@@ -397,6 +397,34 @@ fn a_damaged_log_can_be_cut_where_it_is_damaged() {
     assert_eq!((log.next(), cut, records), (4, None, written(1..=3)));
 }
 
+/// A disk loses whole sectors, and records are small: the last one alone knows that the others were synced.
+#[test]
+fn one_record_behind_any_damage_shows_what_was_synced() {
+    const RECORDS: u64 = 200;
+    let dir = TempDir::new();
+    let mut log = open(dir.path(), 0, SEGMENT).expect("a new log").0;
+    let path = dir.join("00000000000000000001.log");
+    let mut starts = Vec::new();
+    for _ in 0..RECORDS {
+        starts.push(path.metadata().expect("the segment").len() as usize);
+        append(&mut log, 1);
+    }
+    drop(log);
+    let bytes = fs::read(&path).expect("the segment");
+    let last = starts[RECORDS as usize - 1];
+    for &start in &starts[..RECORDS as usize - 1] {
+        for lost in [0, 0xff] {
+            let mut damaged = bytes.clone();
+            damaged[start..last].fill(lost);
+            fs::write(&path, &damaged).expect("a file");
+            match open(dir.path(), 0, SEGMENT).err() {
+                Some(OpenError::Damaged { offset, .. }) => assert_eq!(offset, start as u64),
+                other => panic!("{} bytes from {start} on: {other:?}", last - start),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_spare_segment_leaves_space_to_others() {
     let dir = TempDir::new();

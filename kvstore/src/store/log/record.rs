@@ -95,8 +95,9 @@ pub fn is_known_as_synced(salt: Salt, bytes: &[u8], sequence: u64) -> bool {
         let number =
             |at| u64::from_be_bytes(candidate[at..at + 8].try_into().expect("eight bytes"));
         let (later, synced) = (number(8), number(16) ^ salt.0);
-        let is_plausible =
-            (sequence..later).contains(&synced) && (later - sequence) < candidate.len() as u64;
+        // All that were written between the two lie between them.
+        let is_plausible = (sequence..later).contains(&synced)
+            && (later - sequence) <= (offset / RECORD_HEADER_BYTES) as u64;
         is_plausible && decode(candidate).is_ok()
     })
 }
