@@ -238,6 +238,8 @@ impl Committer {
         self.syncer.sync().inspect_err(|error| {
             tracing::error!(%error, "cannot sync the write log");
             shared.stop_writes(Stopped::LogFailed);
+            // Some wait for what a group took that has not happened.
+            _ = self.orders.send(Order::Landed);
         })?;
         shared.latencies.took(&shared.live, Event::LogSync, started.elapsed());
         shared.metrics.syncs.fetch_add(1, Relaxed);

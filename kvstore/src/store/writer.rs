@@ -94,7 +94,7 @@ impl Work {
 /// What the writer hears.
 pub enum Order {
     Jobs(Vec<Job>),
-    /// The committer has nothing to do any more.
+    /// The committer has nothing to do any more, or a sync of the log has failed.
     Landed,
     /// There will be no more jobs.
     End,
@@ -266,7 +266,7 @@ impl Writer {
             if self.committer.is_gone() {
                 // Whoever waits is told when this is dropped.
                 return;
-            } else if self.waiters.has_ready() || !self.waiting.is_empty() {
+            } else if self.has_work() {
                 self.group();
             } else if self.has_ended {
                 return;
@@ -374,6 +374,17 @@ impl Writer {
         }
     }
 
+    /// Whether a group would do anything. Of a log that has failed it hears when the database is not behind.
+    fn has_work(&self) -> bool {
+        let is_news = self.has_broken() && !self.shared.is_behind();
+        is_news || self.waiters.has_ready() || !self.waiting.is_empty()
+    }
+
+    /// Whether the log has failed since those who wait for keys were looked at.
+    fn has_broken(&self) -> bool {
+        self.log.is_broken() && !self.knows_of_break
+    }
+
     /// Forgets what readers see by now, and what nobody will ever see.
     fn drop_layers(&mut self) {
         let is_careless = SeededBug::ForgetsLayers.is_on();
@@ -381,8 +392,9 @@ impl Writer {
         while self.layers.front().is_some_and(|layer| layer.sequence() <= settled) {
             self.layers.pop_front();
         }
-        if self.log.is_broken() && !self.knows_of_break {
+        if self.has_broken() {
             self.knows_of_break = true;
+            self.shared.stop_writes(Stopped::LogFailed);
             self.layers.clear();
             // What they did not find may be there, since what took it did not happen.
             self.move_waiters();
@@ -545,7 +557,7 @@ mod tests {
         rig_with(dir, Config::default())
     }
 
-    fn rig_with(dir: &Path, config: Config) -> Rig {
+    pub(super) fn rig_with(dir: &Path, config: Config) -> Rig {
         std::fs::create_dir_all(dir).expect("a directory");
         let database = Database::open(&dir.join("rocksdb"), 1 << 20, 1 << 20).expect("a database");
         let log =

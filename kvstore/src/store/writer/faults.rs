@@ -2,27 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-use mio::Events;
+use mio::{Events, Poll};
 
-use super::tests::{Rig, TempDir, queued, rig};
+use super::tests::{Rig, TempDir, queued, rig, rig_with};
 use super::*;
-use crate::inbox::Letter;
+use crate::config::Config;
+use crate::inbox::{Inbox, Letter};
 use crate::session::Outcome;
 
 /// Ends a hang; nothing is measured with it.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the next `count` who are answered are told, in the order they came.
-fn outcomes(rig: &mut Rig, count: usize) -> Vec<Outcome> {
+fn outcomes(poll: &mut Poll, inbox: &Inbox, count: usize) -> Vec<Outcome> {
     let (started, mut events) = (Instant::now(), Events::with_capacity(1));
     let (mut found, mut letters) = (Vec::new(), Vec::new());
     while found.len() < count {
         assert!(started.elapsed() < DEADLINE, "{} of {count} were answered", found.len());
-        if rig.inbox.may_sleep() {
-            rig.poll.poll(&mut events, Some(Duration::from_secs(1))).expect("it waits");
+        if inbox.may_sleep() {
+            poll.poll(&mut events, Some(Duration::from_secs(1))).expect("it waits");
         }
-        rig.inbox.woke();
-        rig.inbox.take(&mut letters);
+        inbox.woke();
+        inbox.take(&mut letters);
         for letter in letters.drain(..) {
             if let Letter::Answered(client, outcome) = letter {
                 found.push((client, outcome));
@@ -33,18 +34,18 @@ fn outcomes(rig: &mut Rig, count: usize) -> Vec<Outcome> {
     found.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn answers(rig: &mut Rig, count: usize) -> Vec<String> {
+fn answers(poll: &mut Poll, inbox: &Inbox, count: usize) -> Vec<String> {
     let text = |outcome| match outcome {
         Outcome::Answered(answer) => String::from_utf8(answer.bytes).expect("text"),
         _ => panic!("every job is answered"),
     };
-    outcomes(rig, count).into_iter().map(text).collect()
+    outcomes(poll, inbox, count).into_iter().map(text).collect()
 }
 
 fn run(rig: &mut Rig, command: Queued) -> String {
     let job = rig.job(Work::Pipeline(vec![command]));
     rig.group(vec![job]);
-    answers(rig, 1).remove(0)
+    answers(&mut rig.poll, &rig.inbox, 1).remove(0)
 }
 
 fn in_namespace(namespace: u32, words: &[&str]) -> Queued {
@@ -64,7 +65,7 @@ fn fail_together(rig: &mut Rig, groups: Vec<Vec<Queued>>) -> Vec<String> {
         rig.group(vec![job]);
     }
     drop(held);
-    answers(rig, count)
+    answers(&mut rig.poll, &rig.inbox, count)
 }
 
 /// A reader that saw a write that has not happened is told so, and does not get it.
@@ -99,6 +100,64 @@ fn what_was_built_on_a_failed_group_fails_with_it() {
         assert!(answer.starts_with(&format!("-{OUTCOME_OPEN} the write log failed")), "{answer}");
     }
     assert_eq!(run(&mut rig, in_namespace(1, &["LRANGE", "l", "0", "-1"])), "*0\r\n");
+}
+
+/// Whoever waits for what a group took that has not happened is told, though nobody writes any more.
+#[test]
+fn a_failed_sync_leaves_nobody_waiting_for_what_is_there() {
+    for apart in [false, true] {
+        let dir = TempDir::new(if apart { "apart" } else { "together" });
+        let mut rig = rig(&dir.0);
+        assert_eq!(rig.run(&["RPUSH", "k", "1"]), ":1\r\n");
+        let committer = rig.writer.committer.clone();
+        let held = committer.hold_syncs();
+        rig.writer.log.fail_syncs();
+        let taking = rig.job(Work::Pipeline(vec![queued(&["LPOP", "k"])]));
+        let waiting = rig.job(Work::Waiting { client: 9, command: queued(&["BLPOP", "k", "0"]) });
+        if apart {
+            rig.group(vec![taking]);
+            // So that the second group does not wait for the first to land, as a full one would not either.
+            rig.writer.has_ended = true;
+            rig.group(vec![waiting]);
+            rig.writer.has_ended = false;
+        } else {
+            rig.group(vec![taking, waiting]);
+        }
+        assert_eq!(rig.writer.waiters.len(), 1);
+        let Rig { writer, jobs, mut poll, inbox } = rig;
+        let thread = std::thread::spawn(move || writer.run());
+        drop(held);
+        let told = answers(&mut poll, &inbox, 2);
+        assert!(told[0].starts_with(&format!("-{OUTCOME_OPEN} the write log failed")), "{told:?}");
+        assert!(told[1].starts_with("-READONLY nothing was written"), "{told:?}");
+        drop(jobs);
+        thread.join().expect("it ends");
+    }
+}
+
+/// What was answered before it was synced is read on, and nothing is written any more.
+#[test]
+fn a_failed_sync_of_what_nobody_waits_for_stops_all_writes() {
+    let dir = TempDir::new("everysec-fails");
+    let config = Config { durability: Durability::EverySec, ..Config::default() };
+    let mut rig = rig_with(&dir.0, config);
+    let shared = rig.writer.shared.clone();
+    rig.writer.log.fail_syncs();
+    assert_eq!(rig.run(&["SET", "a", "1"]), "+OK\r\n");
+    let committer = rig.writer.committer.clone();
+    let (running, ended) = std::sync::mpsc::channel();
+    let syncing = std::thread::spawn(move || committer.sync_regularly(&ended));
+    let started = Instant::now();
+    while shared.stopped().is_none() {
+        assert!(started.elapsed() < DEADLINE, "not synced in time");
+        std::thread::yield_now();
+    }
+    assert_eq!(shared.stopped(), Some(Stopped::LogFailed));
+    let refused = rig.run(&["SET", "a", "2"]);
+    assert!(refused.starts_with("-READONLY nothing was written"), "{refused}");
+    assert_eq!(rig.run(&["GET", "a"]), "$1\r\n1\r\n");
+    drop(running);
+    syncing.join().expect("it ends");
 }
 
 /// Everybody is told when the committer has panicked: those whose groups it had, those who wait for a key,
