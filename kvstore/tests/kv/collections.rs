@@ -176,6 +176,44 @@ fn keys_are_counted_as_far_as_that_is_quick() {
         let counted = add(from..to);
         assert!((counted - to).abs() < to / 50, "{counted} of {to}");
     }
+    // Those of this database, those that live, and what a transaction has done so far.
+    let mut counted = |commands: &[&str]| {
+        commands.iter().for_each(|command| assert!(!client.run(command).is_error(), "{command}"));
+        match client.run("EXEC") {
+            Value::Array(answers) => answers.last().cloned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let Some(Value::Integer(all)) = counted(&["MULTI", "SET other 1", "DBSIZE"]) else {
+        panic!("no number")
+    };
+    assert!((all - 2 * COUNTED_MAX).abs() < COUNTED_MAX / 25, "{all}");
+    let none = Some(Value::Integer(0));
+    assert_eq!(counted(&["SELECT 1", "MULTI", "DBSIZE"]), none);
+    assert_eq!(counted(&["SWAPDB 0 1", "SELECT 0", "MULTI", "DBSIZE"]), none);
+    assert_eq!(counted(&["SELECT 1", "MULTI", "FLUSHDB", "DBSIZE"]), none);
+    stop(server);
+}
+
+/// A key that lives is counted, however many rows of expired ones come before it.
+#[test]
+fn no_key_is_counted_only_where_there_is_none() {
+    const EXPIRED: u64 = (1 << 17) * 9 / 8;
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let server = start(&config);
+    let mut client = Client::unix(&config.unix);
+    for from in (0..EXPIRED).step_by(1000) {
+        let range = from..EXPIRED.min(from + 1000);
+        let sets = range.clone().map(|number| format!("SET k{number} 1 PX 1\r\n"));
+        client.send(sets.collect::<String>().as_bytes());
+        range.for_each(|_| assert!(!client.receive().is_error()));
+    }
+    until("expired", || (client.run("DBSIZE") == Value::Integer(0)).then_some(()));
+    let mut names = (0..).map(|number| format!("alive{number}"));
+    let last = names.find(|name| layout::place(name.as_bytes()) > u32::MAX / 20 * 19);
+    assert!(!client.run(&format!("SET {} 1", last.expect("one in twenty"))).is_error());
+    assert_eq!(client.run("DBSIZE"), Value::Integer(1));
     stop(server);
 }
 
