@@ -122,9 +122,11 @@ impl Server {
     /// Gives up what a file of a write log holds from a byte on, and the files after it. The database it
     /// belongs to is opened meanwhile, so that nobody else has it.
     pub fn cut_log(file: &Path, byte: u64) -> Result<Vec<log::Cut>, StartError> {
-        let path = file.canonicalize().unwrap_or_default();
+        // As it is named: what is called `log` there may be a link to another disk.
+        let path = std::path::absolute(file).unwrap_or_default();
         let dir = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-        if log_dir(dir).as_path() != path.parent().unwrap_or(dir) || !database_dir(dir).is_dir() {
+        let is_named = path.parent() == Some(log_dir(dir).as_path()) && path.is_file();
+        if !is_named || !database_dir(dir).is_dir() {
             return Err(StartError::NoLog { file: file.to_path_buf() });
         }
         let _database = open_database(&Config { dir: dir.into(), ..Config::default() })?;

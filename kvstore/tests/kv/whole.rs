@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::process::Command;
 
+use hawser_kv::Config;
 use hawser_kv::store::database::{Database, unix_ms};
 use hawser_kv::store::layout::{self, Counted, Family, Header, Kind};
 use hawser_kv::store::overlay::Overlay;
@@ -71,8 +72,22 @@ fn the_writing_threads_share_a_processor() {
 #[test]
 fn a_damaged_log_is_refused_and_cut_by_choice() {
     let dir = TempDir::new();
-    let config = config(&dir);
-    let process = Process::start(&mut binary(&config));
+    refuse_and_cut(&config(&dir));
+}
+
+#[test]
+fn a_damaged_log_on_another_disk_is_cut_as_well() {
+    let dir = TempDir::new();
+    let (config, other) = (config(&dir), dir.join("other"));
+    for made in [&config.dir, &other] {
+        std::fs::create_dir(made).expect("a directory");
+    }
+    std::os::unix::fs::symlink(&other, config.dir.join("log")).expect("a link");
+    refuse_and_cut(&config);
+}
+
+fn refuse_and_cut(config: &Config) {
+    let process = Process::start(&mut binary(config));
     let mut client = Client::unix(&config.unix);
     for number in 1..=3 {
         assert!(!client.run(&format!("SET key{number} {number}")).is_error());
@@ -96,19 +111,19 @@ fn a_damaged_log_is_refused_and_cut_by_choice() {
         28 + 24 + u32::from_be_bytes(bytes[28..32].try_into().expect("four bytes")) as usize;
     bytes[second + 24] ^= 1;
     std::fs::write(&path, &bytes).expect("a file");
-    let output = binary(&config).output().expect("it runs");
+    let output = binary(config).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     let place = error.trim_end().rsplit(' ').next().expect("the last word").to_owned();
     assert_eq!(place, format!("{}@{second}", path.display()), "{error}");
 
-    for bad in ["", "nonsense", "/etc/passwd@20", &format!("{}@x", path.display())] {
+    for bad in ["", "nonsense", "/etc/passwd@20", &format!("{}@x", path.display()), "log/1.log@0"] {
         assert_eq!(run(bad).0, Some(2), "{bad}");
     }
     let (code, said, error) = run(&place);
     assert_eq!(code, Some(0), "{error}");
     assert!(said.contains(&format!("given up from byte {second} on")), "{said}");
-    let process = Process::start(&mut binary(&config));
+    let process = Process::start(&mut binary(config));
     let mut client = Client::unix(&config.unix);
     let all = client.run("MGET key1 key2 key3");
     assert_eq!(all, Value::Array(vec![Value::Bulk(b"1".to_vec()), Value::Null, Value::Null]));
