@@ -13,6 +13,7 @@
 //! crash         SIGKILL at random moments
 //! ends          clients that go or are held, and a stop in the middle of it
 //! log           the write log under damage
+//! reads         single rows, wherever they lie
 //! full_disk     no room, and room again
 //! lists         what their ends leave behind
 //! directory     what stands in the way of using a directory
@@ -42,6 +43,7 @@ mod lists;
 mod log;
 mod pubsub;
 mod rdb;
+mod reads;
 mod space;
 mod support;
 mod users;
